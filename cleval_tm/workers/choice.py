@@ -1,0 +1,205 @@
+"""The decision: which number of workers, given what was measured. Plain Python, no clock in it.
+
+Every candidate comes with the seconds per step of its repeats. Repeats of one round ran within seconds of
+each other, so a busy neighbour slows them alike: candidates are compared by the *ratios within a round*, and
+the median of these ratios decides. One disturbed repeat then moves neither the median nor its spread by much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+TOLERANCE = 0.05
+"""A candidate this little above the best counts as equal: less than that does not pay for another process."""
+
+NOT_SLOWER = 0.02
+"""How far above the current value a suggestion may measure (a clock's scatter) and not count as slower."""
+
+UNCLEAR = 0.10
+"""A comparison with more noise than this cannot tell two candidates apart."""
+
+# The median absolute deviation of few values is too small on average; factors of Croux and Rousseeuw (1992).
+_SMALL_SAMPLE = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
+
+
+def scatter(values: list[float]) -> float:
+    """Robust standard deviation of ``values``: their median absolute deviation, scaled for a normal
+    distribution.
+
+    Returns:
+        The deviation in the unit of ``values``; ``inf`` for fewer than two values, whose scatter nobody
+        knows.
+
+    Example:
+        >>> round(scatter([1.00, 1.01, 1.02, 1.50]), 3)
+        0.02
+        >>> scatter([1.0])
+        inf
+    """
+    n = len(values)
+    if n < 2:
+        return math.inf
+    middle = median(values)
+    factor = _SMALL_SAMPLE.get(n, n / (n - 0.8))
+    return 1.4826 * factor * median(abs(value - middle) for value in values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one candidate's time per step compares with another's.
+
+    Attributes:
+        ratio: Its time over the other's: 1.1 is 10 % slower.
+        noise: How far ``ratio`` may be off, relative (0.03 is 3 %); twice the standard error of the median.
+        paired: Whether the ratios were taken within rounds.
+    """
+
+    ratio: float
+    noise: float
+    paired: bool
+
+    @property
+    def unclear(self) -> bool:
+        """Whether the noise could hide a difference that matters."""
+        return self.noise > UNCLEAR and abs(math.log(self.ratio)) <= self.noise
+
+    @property
+    def equal(self) -> bool:
+        """Whether it is as fast as the other: within the noise, or within :data:`TOLERANCE`."""
+        return not self.unclear and self.ratio <= 1 + max(TOLERANCE, min(self.noise, UNCLEAR))
+
+    @property
+    def slower(self) -> bool:
+        """Whether it is slower, small differences (:data:`NOT_SLOWER`) and noise aside."""
+        return self.ratio > 1 + max(NOT_SLOWER, min(self.noise, TOLERANCE))
+
+
+def compare(times: Mapping[int, float], other: Mapping[int, float], *, paired: bool = True) -> Comparison:
+    """Compare two candidates by their seconds per step, each a mapping from round to seconds.
+
+    Args:
+        times: The candidate's seconds per step by round.
+        other: The reference's.
+        paired: Use ratios within the rounds that both have, where these are at least two.
+
+    Returns:
+        The comparison; its noise is ``inf`` where one of the two was measured once only.
+
+    Example:
+        >>> quiet_then_busy = {0: 0.020, 1: 0.021, 2: 0.040}
+        >>> with_more_workers = {0: 0.010, 1: 0.0105, 2: 0.0205}
+        >>> result = compare(with_more_workers, quiet_then_busy)
+        >>> round(result.ratio, 2), result.unclear
+        (0.5, False)
+    """
+    shared = sorted(times.keys() & other.keys())
+    if paired and len(shared) >= 2:
+        logs = [math.log(times[key] / other[key]) for key in shared]
+        return Comparison(math.exp(median(logs)), _median_noise(scatter(logs), len(logs)), True)
+    mine = [math.log(value) for value in times.values()]
+    theirs = [math.log(value) for value in other.values()]
+    noise = math.hypot(_median_noise(scatter(mine), len(mine)), _median_noise(scatter(theirs), len(theirs)))
+    return Comparison(math.exp(median(mine) - median(theirs)), noise, False)
+
+
+def _median_noise(deviation: float, n: int) -> float:
+    return 2 * 1.2533 * deviation / math.sqrt(n)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What :func:`choose` decided.
+
+    Attributes:
+        suggestion: The number of workers.
+        fastest: The candidate with the least measured time per step.
+        equal: Candidates as fast as that one, within the noise.
+        unclear: Candidates whose noise hides whether they are.
+        conclusive: False where an unclear candidate could change the suggestion.
+        against_fastest: Each candidate compared with the fastest.
+        against_current: The suggestion compared with the current value; None where that was not measured.
+    """
+
+    suggestion: int
+    fastest: int
+    equal: tuple[int, ...]
+    unclear: tuple[int, ...]
+    conclusive: bool
+    against_fastest: dict[int, Comparison] = field(repr=False)
+    against_current: Comparison | None
+
+
+def choose(
+    times: Mapping[int, Mapping[int, float]], current: int | None = None, *, paired: bool = True
+) -> Choice:
+    """Choose the fewest workers within the noise of the fastest, never slower than the current value.
+
+    Args:
+        times: For each candidate (number of workers) its seconds per step by round.
+        current: The value in use now.
+        paired: Whether equal round numbers mean "measured right after one another".
+
+    Returns:
+        The choice. While it is inconclusive it keeps the current value, unless that is clearly slower.
+
+    Raises:
+        ValueError: If no candidate has a time.
+
+    Example:
+        >>> none = {0: 0.060, 1: 0.061, 2: 0.060}
+        >>> two = {0: 0.0205, 1: 0.0207, 2: 0.0204}
+        >>> four = {0: 0.0203, 1: 0.0204, 2: 0.0205}
+        >>> choose({0: none, 2: two, 4: four}, current=4).suggestion
+        2
+    """
+    measured = {workers: dict(rounds) for workers, rounds in times.items() if rounds}
+    if not measured:
+        raise ValueError("Expected argument `times` to hold at least one measured candidate but got none")
+    fastest = _fastest(measured, paired)
+    against = _share_noise(
+        {workers: compare(measured[workers], measured[fastest], paired=paired) for workers in measured},
+        fastest,
+    )
+    equal = tuple(sorted(w for w, result in against.items() if result.equal))
+    unclear = tuple(sorted(w for w, result in against.items() if result.unclear))
+    suggestion, conclusive, against_current = equal[0], True, None
+    if current in measured:
+        suggestion = next(
+            w for w in (*equal, fastest) if not compare(measured[w], measured[current], paired=paired).slower
+        )
+    if any(w < suggestion or w == current for w in unclear):
+        conclusive = False
+        if current in measured and (current in unclear or current in equal):
+            suggestion = current
+    if current in measured:
+        against_current = compare(measured[suggestion], measured[current], paired=paired)
+    return Choice(suggestion, fastest, equal, unclear, conclusive, against, against_current)
+
+
+def _fastest(measured: Mapping[int, Mapping[int, float]], paired: bool) -> int:
+    """The candidate that no other beats pair by pair, starting from the least median."""
+    order = sorted(measured, key=lambda workers: (median(measured[workers].values()), workers))
+    best = order[0]
+    for workers in order[1:]:
+        if compare(measured[workers], measured[best], paired=paired).ratio < 1:
+            best = workers
+    return best
+
+
+def _share_noise(against: dict[int, Comparison], fastest: int) -> dict[int, Comparison]:
+    """Raise implausibly small noise to the typical one: three repeats agree by luck now and then."""
+    known = [
+        result.noise
+        for workers, result in against.items()
+        if workers != fastest and math.isfinite(result.noise)
+    ]
+    typical = median(known) if known else 0.0
+    return {
+        workers: result
+        if workers == fastest
+        else Comparison(result.ratio, max(result.noise, typical), result.paired)
+        for workers, result in against.items()
+    }

@@ -49,10 +49,9 @@ IntTable = npt.NDArray[np.int64]
 FloatColumn = npt.NDArray[np.float64]
 
 
-def score_names(*, e2e: bool, orientation: bool = False) -> tuple[str, ...]:
-    """Names of the scores that :func:`image_scores` gives for these options."""
-    names = DETECTION_SCORES + (E2E_SCORES if e2e else ())
-    return (*names, "orientation_accuracy") if orientation else names
+def score_names(*, e2e: bool) -> tuple[str, ...]:
+    """Names of the scores that :func:`image_scores` gives, in their order."""
+    return (*DETECTION_SCORES, *(E2E_SCORES if e2e else ()), "orientation_accuracy")
 
 
 def image_scores(table: IntTable, rules: CLEvalRules, *, e2e: bool) -> dict[str, FloatColumn]:
@@ -66,7 +65,7 @@ def image_scores(table: IntTable, rules: CLEvalRules, *, e2e: bool) -> dict[str,
     Returns:
         a float64 array (n,) for each of :func:`score_names`; 0 where a denominator is 0.
     """
-    numerators = _numerators(table, rules, clamp=True)
+    numerators = _numerators(table, rules)
     scores = _scores(table, numerators, e2e)
     if rules.float32_image_scores:
         scores = {name: values.astype(np.float32).astype(np.float64) for name, values in scores.items()}
@@ -89,10 +88,10 @@ def corpus_scores(table: IntTable, rules: CLEvalRules, *, e2e: bool) -> dict[str
     if rules.clamp_per_image:
         numerators = {
             name: np.array([math.fsum(values.tolist())])
-            for name, values in _numerators(table, rules, clamp=True).items()
+            for name, values in _numerators(table, rules).items()
         }
     else:
-        numerators = _numerators(totals, rules, clamp=True)
+        numerators = _numerators(totals, rules)
     return {name: float(values[0]) for name, values in _scores(totals, numerators, e2e).items()}
 
 
@@ -111,8 +110,8 @@ def total_counts(table: IntTable) -> dict[str, int]:
 
 
 def bin_label(low: float, high: float) -> str:
-    """How a scale bin is called in the names of scores: ``scale_{lo}_{hi}``."""
-    return f"scale_{low:g}_{high:g}"
+    """How a scale bin is called in the names of scores, its edges as they were given."""
+    return f"scale_{low}_{high}"
 
 
 def scale_bins_of(bins: Sequence[float]) -> list[tuple[float, float]]:
@@ -124,18 +123,17 @@ def _column(table: IntTable, name: str) -> FloatColumn:
     return table[:, COLUMN[name]].astype(np.float64)
 
 
-def _numerators(table: IntTable, rules: CLEvalRules, *, clamp: bool) -> dict[str, FloatColumn]:
-    """True positives less the granularity penalty, for each of the four recall and precision scores."""
+def _numerators(table: IntTable, rules: CLEvalRules) -> dict[str, FloatColumn]:
+    """True positives less the granularity penalty, at least 0, for each recall and precision."""
     penalties = {
         "recall": rules.recall_granularity_weight * _column(table, "recall_granularity"),
         "precision": rules.precision_granularity_weight * _column(table, "precision_granularity"),
     }
-    numerators = {
-        f"{kind}_{side}": _column(table, f"{kind}_tp") - penalty
+    return {
+        f"{kind}_{side}": np.maximum(_column(table, f"{kind}_tp") - penalty, 0.0)
         for kind in ("det", "e2e")
         for side, penalty in penalties.items()
     }
-    return {name: np.maximum(values, 0.0) for name, values in numerators.items()} if clamp else numerators
 
 
 def _scores(table: IntTable, numerators: dict[str, FloatColumn], e2e: bool) -> dict[str, FloatColumn]:
@@ -148,6 +146,9 @@ def _scores(table: IntTable, numerators: dict[str, FloatColumn], e2e: bool) -> d
         scores[f"{kind}_hmean"] = _ratio(2.0 * recall * precision, recall + precision)
     if e2e:
         scores["recognition_score"] = _ratio(_column(table, "e2e_tp"), _column(table, "recognition_chars"))
+    scores["orientation_accuracy"] = _ratio(
+        _column(table, "orientation_correct"), _column(table, "orientation_pairs")
+    )
     return scores
 
 

@@ -33,7 +33,8 @@ class CLEvalRules:
             (folds full-width and half-width forms, nothing else).
         ap_float32: area precision is rounded to float32 before it is compared (else float64).
         ignore_strictly: a detection is ignored above the constraint, not from it on.
-        false_positive_by_height: a false positive's characters follow height / width, not width / height.
+        aspect_by_height: vertical text and the characters of a false positive go by height / width, not width /
+            height.
         pseudo_length_cap: most pseudo characters of one shape.
         polygons: whose geometry shapes that are no quads have: ``"v2023"`` (the generalised quad),
             ``"v2020"`` (unsnapped, truncated divisions, open containment) or ``"upstage"`` (every shape is
@@ -70,7 +71,7 @@ class CLEvalRules:
 
     ap_float32: bool = True
     ignore_strictly: bool = False
-    false_positive_by_height: bool = False
+    aspect_by_height: bool = False
     pseudo_length_cap: int = 10
     polygons: str = "v2023"
     lcs_prefers_left: bool = False
@@ -159,7 +160,7 @@ _NAMED: dict[str, dict[str, Any]] = {
         "ap_constraint": 0.5,
         "ap_float32": False,
         "ignore_strictly": True,
-        "false_positive_by_height": True,
+        "aspect_by_height": True,
         "polygons": "v2020",
         "lcs_prefers_left": True,
         "set_order": False,
@@ -176,7 +177,7 @@ _BOOLEANS = (
     "case_sensitive",
     "ap_float32",
     "ignore_strictly",
-    "false_positive_by_height",
+    "aspect_by_height",
     "lcs_prefers_left",
     "set_order",
     "clamp_per_image",

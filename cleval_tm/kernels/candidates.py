@@ -1,0 +1,161 @@
+"""Which boxes meet: a packed tree over bounding boxes, so that work follows the overlaps, not the product."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cleval_tm.kernels._jit import inner
+
+FANOUT = 8
+GRID = 65535.0
+RADIX = 256
+
+
+@inner
+def spread(value):
+    """The low 16 bits of ``value``, a zero between each two."""
+    value = (value | (value << 8)) & 0x00FF00FF
+    value = (value | (value << 4)) & 0x0F0F0F0F
+    value = (value | (value << 2)) & 0x33333333
+    return (value | (value << 1)) & 0x55555555
+
+
+@inner
+def spatial_order(boxes):
+    """Indices (n,) int64 of boxes (n, 4) such that neighbours in the list are neighbours on the page (Z-order)."""
+    n = len(boxes)
+    order = np.arange(n)
+    if n <= FANOUT:
+        return order
+    x0 = y0 = np.inf
+    x1 = y1 = -np.inf
+    for i in range(n):
+        x0 = min(x0, boxes[i, 0])
+        x1 = max(x1, boxes[i, 0])
+        y0 = min(y0, boxes[i, 1])
+        y1 = max(y1, boxes[i, 1])
+    scale_x = GRID / (x1 - x0) if x1 > x0 else 0.0
+    scale_y = GRID / (y1 - y0) if y1 > y0 else 0.0
+    keys = np.empty(n, np.int64)
+    for i in range(n):
+        keys[i] = spread(int((boxes[i, 0] - x0) * scale_x)) | (spread(int((boxes[i, 1] - y0) * scale_y)) << 1)
+    sorted_order = np.empty(n, np.int64)
+    for shift in range(0, 32, 8):
+        starts = np.zeros(RADIX + 1, np.int64)
+        for i in range(n):
+            starts[((keys[i] >> shift) & (RADIX - 1)) + 1] += 1
+        for digit in range(RADIX):
+            starts[digit + 1] += starts[digit]
+        for at in range(n):
+            i = order[at]
+            digit = (keys[i] >> shift) & (RADIX - 1)
+            sorted_order[starts[digit]] = i
+            starts[digit] += 1
+        order, sorted_order = sorted_order, order
+    return order
+
+
+@inner
+def build_tree(boxes, order):
+    """Bounding boxes of groups of 8, of groups of those, and so on up to one group.
+
+    Args:
+        boxes: (n, 4) float64 left, top, right, bottom.
+        order: (n,) int64, see :func:`spatial_order`.
+
+    Returns:
+        (tree, level_start): (m, 4) float64, the ordered boxes first, the root last; (levels + 1,) int64.
+    """
+    n = len(boxes)
+    levels = 1
+    size = n
+    total = n
+    while size > 1:
+        size = (size + FANOUT - 1) // FANOUT
+        total += size
+        levels += 1
+    tree = np.empty((total, 4))
+    level_start = np.zeros(levels + 1, np.int64)
+    for at in range(n):
+        tree[at] = boxes[order[at]]
+    level_start[1] = n
+    for level in range(1, levels):
+        first = level_start[level - 1]
+        end = level_start[level]
+        at = end
+        for group in range(first, end, FANOUT):
+            tree[at] = tree[group]
+            for child in range(group + 1, min(group + FANOUT, end)):
+                tree[at, 0] = min(tree[at, 0], tree[child, 0])
+                tree[at, 1] = min(tree[at, 1], tree[child, 1])
+                tree[at, 2] = max(tree[at, 2], tree[child, 2])
+                tree[at, 3] = max(tree[at, 3], tree[child, 3])
+            at += 1
+        level_start[level + 1] = at
+    return tree, level_start
+
+
+@inner
+def query_tree(tree, level_start, order, box, stack, found):
+    """Write the indices of all boxes that meet ``box`` (4,), borders included, to ``found``; return how many."""
+    levels = len(level_start) - 1
+    size = 0
+    depth = 0
+    stack[0, 0] = levels - 1
+    stack[0, 1] = level_start[levels] - 1
+    left = box[0]
+    top = box[1]
+    right = box[2]
+    bottom = box[3]
+    if level_start[levels] > 0:
+        depth = 1
+    while depth > 0:
+        depth -= 1
+        level = stack[depth, 0]
+        node = stack[depth, 1]
+        if tree[node, 0] > right or tree[node, 2] < left or tree[node, 1] > bottom or tree[node, 3] < top:
+            continue
+        if level == 0:
+            found[size] = order[node]
+            size += 1
+            continue
+        first = level_start[level - 1] + (node - level_start[level]) * FANOUT
+        end = min(first + FANOUT, level_start[level])
+        if level == 1:
+            for leaf in range(first, end):
+                if not (
+                    tree[leaf, 0] > right or tree[leaf, 2] < left or tree[leaf, 1] > bottom or tree[leaf, 3] < top
+                ):
+                    found[size] = order[leaf]
+                    size += 1
+        else:
+            for child in range(first, end):
+                stack[depth, 0] = level - 1
+                stack[depth, 1] = child
+                depth += 1
+    return size
+
+
+@inner
+def longer(values, size):
+    """A copy of ``values`` (n,) with room for at least ``size``."""
+    grown = np.empty(max(size, 2 * len(values)), values.dtype)
+    grown[: len(values)] = values
+    return grown
+
+
+@inner
+def sort_indices(values, size):
+    """Sort the first ``size`` of ``values`` in place: Shell's sort, which is plain insertion for a handful."""
+    gap = 1
+    while gap < size // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(gap, size):
+            value = values[i]
+            j = i
+            while j >= gap and values[j - gap] > value:
+                values[j] = values[j - gap]
+                j -= gap
+            values[j] = value
+        gap //= 3

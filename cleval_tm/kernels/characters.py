@@ -1,0 +1,163 @@
+"""What a shape says of its characters: aspect ratio, pseudo length, pseudo character centres.
+
+A shape's style tells how its points are read:
+
+====================  ================================================================================
+``QUAD``              4 points in reading order, snapped to integers for areas and containment
+``POLYGON``           top, then bottom in reverse; the quad's rule generalised, no snapping
+``TRUNCATED``         a polygon whose inner division points are truncated; open containment
+``TRUNCATED_POINTS``  the same of fewer than 3 points: it has pseudo characters, but no area
+``SNAPPED``           a polygon, snapped, truncated divisions, aspect of its minimum-area rectangle
+====================  ================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from cleval_tm.kernels._jit import inner, kernel
+from cleval_tm.kernels.geometry import min_area_rectangle
+
+QUAD, POLYGON, TRUNCATED, TRUNCATED_POINTS, SNAPPED = range(5)
+CONSTANT_ASPECT = 1e5
+SMALLEST = 1e-5
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
+SNAPPED_ASPECT_CAP = 100.0
+
+
+@inner
+def distance(points, i, j):
+    dx = points[j, 0] - points[i, 0]
+    dy = points[j, 1] - points[i, 1]
+    return math.sqrt(dx * dx + dy * dy)
+
+
+@inner
+def quad_like_aspect(points):
+    """(hor + 1e-5) / (ver + 1e-5) of points (P, 2), and its reciprocal by the same smoothing."""
+    n = len(points)
+    top = n // 2
+    hor = 0.0
+    for i in range(n - 1):
+        if i != top - 1:
+            hor += distance(points, i, i + 1)
+    ver = distance(points, 0, n - 1)
+    if top > 0:
+        ver += distance(points, top - 1, top)
+    hor = hor / 2.0 + SMALLEST
+    ver = ver / 2.0 + SMALLEST
+    return hor / ver, ver / hor
+
+
+@inner
+def rectangle_aspect(points):
+    """height / width of the minimum-area rectangle of points (P, 2), at most 100; 0 without extent."""
+    x0 = y0 = np.inf
+    x1 = y1 = -np.inf
+    for i in range(len(points)):
+        x = np.rint(points[i, 0])
+        y = np.rint(points[i, 1])
+        x0 = min(x0, x)
+        x1 = max(x1, x)
+        y0 = min(y0, y)
+        y1 = max(y1, y)
+    if x0 == x1 or y0 == y1:
+        return 0.0
+    width, height, _, _, _, _ = min_area_rectangle(points)
+    return min(SNAPPED_ASPECT_CAP, height / (width + FLOAT32_EPS))
+
+
+@inner
+def lengths_of(points, style, by_height, cap):
+    """(pseudo length, characters of a false positive, aspect, reciprocal) of one shape."""
+    if style == SNAPPED:
+        aspect = rectangle_aspect(points)
+        reciprocal = 1.0 / (aspect + FLOAT32_EPS)
+        false_positive = reciprocal
+        elongation = max(aspect, reciprocal)
+    else:
+        if style == QUAD or style == POLYGON:
+            aspect, reciprocal = quad_like_aspect(points)
+        else:
+            aspect = reciprocal = CONSTANT_ASPECT
+        false_positive = 1.0 / (SMALLEST + (reciprocal if by_height else aspect))
+        elongation = max(aspect, 1.0 / aspect)
+    pseudo_length = min(np.rint(0.5 + elongation), cap)
+    return int(pseudo_length), int(min(np.rint(0.5 + false_positive), cap)), aspect, reciprocal
+
+
+@inner
+def place_on_quad(points, count, is_vertical, centres):
+    """Fill ``centres`` (count, 2) with the pseudo character centres of a quad (4, 2)."""
+    # Vertical text: the corners are taken one step round.
+    a, b, c, d = (3, 2, 0, 1) if is_vertical else (0, 3, 1, 2)
+    for axis in range(2):
+        start = (points[a, axis] + points[b, axis]) / 2.0
+        step = ((points[c, axis] + points[d, axis]) / 2.0 - start) / count
+        for i in range(count):
+            centres[i, axis] = start + step / 2.0 + step * i
+
+
+@inner
+def division_point(points, first, towards, division, count, axis, truncate):
+    """Coordinate of a division point of the half that starts at ``first``, ``count`` of them a section."""
+    at = first + towards * (division // count)
+    part = division % count
+    start = points[at, axis]
+    if part == 0:
+        return start
+    value = start + (points[at + towards, axis] - start) / count * part
+    return np.trunc(value) if truncate else value
+
+
+@inner
+def place_on_polygon(points, count, truncate, centres):
+    """Fill ``centres`` (count, 2): means of the division points before and behind each character, top and bottom."""
+    n = len(points)
+    sections = max(n // 2 - 1, 0)
+    divisions = sections * count
+    for i in range(count):
+        for axis in range(2):
+            total = 0.0
+            for half in range(2):  # the top onwards, then the bottom backwards
+                first, last, towards = (0, sections, 1) if half == 0 else (n - 1, n // 2, -1)
+                for side in range(2):
+                    division = (i + side) * sections
+                    if division == divisions:
+                        total += points[last, axis]
+                    else:
+                        total += division_point(points, first, towards, division, count, axis, truncate)
+            centres[i, axis] = total / 4.0
+
+
+@kernel
+def place_characters(points, ring_start, style, char_start, by_height, vertical_threshold):
+    """Pseudo character centres of many shapes.
+
+    Args:
+        points: (P, 2) float64, the shapes' points as given, one ring behind the other.
+        ring_start: (S + 1,) int64.
+        style: (S,) uint8.
+        char_start: (S + 1,) int64, each shape's first row in the result.
+        by_height: whether vertical text is told by height / width.
+        vertical_threshold: width / height below which a quad is vertical; or height / width from which it is.
+
+    Returns:
+        (char_start[S], 2) float64.
+    """
+    centres = np.empty((char_start[-1], 2))
+    for s in range(len(style)):
+        count = char_start[s + 1] - char_start[s]
+        if count == 0:
+            continue
+        shape = points[ring_start[s] : ring_start[s + 1]]
+        mine = centres[char_start[s] : char_start[s + 1]]
+        if style[s] == QUAD:
+            aspect, reciprocal = quad_like_aspect(shape)
+            is_vertical = reciprocal >= vertical_threshold if by_height else aspect < vertical_threshold
+            place_on_quad(shape, count, is_vertical, mine)
+        else:
+            place_on_polygon(shape, count, style[s] >= TRUNCATED, mine)
+    return centres

@@ -1,0 +1,249 @@
+"""Rings: areas, overlaps, containment, crossings, minimum-area rectangles.
+
+A ring is a closed sequence of points (P, 2) float64, its last point joined to its first. A region is a set
+of edges, rows of a table (E, 6) float64: left x, y there, right x, y there, slope, sign. The sign is +1
+or -1 such that the signed areas below a region's edges add up to its area; it is 0 for vertical edges, which
+bound no area. Outer rings and holes are told apart by their signs alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from cleval_tm.kernels._jit import inner
+
+LEFT_X, LEFT_Y, RIGHT_X, RIGHT_Y, SLOPE, SIGN = range(6)
+EDGE_COLUMNS = 6
+
+
+@inner
+def signed_area(ring):
+    """Shoelace sum of a ring (P, 2), taken from its first point; positive when y falls behind x (x to y)."""
+    total = 0.0
+    for i in range(1, len(ring) - 1):
+        ax = ring[i, 0] - ring[0, 0]
+        ay = ring[i, 1] - ring[0, 1]
+        bx = ring[i + 1, 0] - ring[0, 0]
+        by = ring[i + 1, 1] - ring[0, 1]
+        total += ax * by - bx * ay
+    return total / 2.0
+
+
+@inner
+def write_edges(ring, orientation, edges):
+    """Fill ``edges`` (P, 6) with those of ``ring`` (P, 2); ``orientation`` is +1 or -1 times its signed area's."""
+    n = len(ring)
+    for i in range(n):
+        j = i + 1 if i + 1 < n else 0
+        forward = ring[i, 0] <= ring[j, 0]
+        a = i if forward else j
+        b = j if forward else i
+        edges[i, 0] = ring[a, 0]
+        edges[i, 1] = ring[a, 1]
+        edges[i, 2] = ring[b, 0]
+        edges[i, 3] = ring[b, 1]
+        width = ring[b, 0] - ring[a, 0]
+        if width > 0.0:
+            edges[i, 4] = (ring[b, 1] - ring[a, 1]) / width
+            # Walking with the interior to the left, edges towards -x lie above the interior.
+            edges[i, 5] = -orientation if forward else orientation
+        else:
+            edges[i, 4] = 0.0
+            edges[i, 5] = 0.0
+
+
+@inner
+def overlap_area(edges_a, edges_b, base):
+    """Area of the intersection of two regions, edges (A, 6) and (B, 6).
+
+    Below each pair of edges that share an x-range lies the common part of two trapezoids; with the product of
+    the edges' signs, these add up to the intersection, whatever the regions' shapes. ``base`` is any y: it
+    cancels, and near the data it keeps rounding small.
+    """
+    total = 0.0
+    for i in range(len(edges_a)):
+        sign_a = edges_a[i, 5]
+        if sign_a == 0.0:
+            continue
+        left_a = edges_a[i, 0]
+        right_a = edges_a[i, 2]
+        start_a = edges_a[i, 1] - base
+        slope_a = edges_a[i, 4]
+        for j in range(len(edges_b)):
+            sign_b = edges_b[j, 5]
+            left = max(left_a, edges_b[j, 0])
+            right = min(right_a, edges_b[j, 2])
+            if right <= left or sign_b == 0.0:
+                continue
+            slope_b = edges_b[j, 4]
+            start_b = edges_b[j, 1] - base
+            a0 = start_a + slope_a * (left - left_a)
+            a1 = start_a + slope_a * (right - left_a)
+            b0 = start_b + slope_b * (left - edges_b[j, 0])
+            b1 = start_b + slope_b * (right - edges_b[j, 0])
+            gap0 = a0 - b0
+            gap1 = a1 - b1
+            area = (right - left) * (min(a0, b0) + min(a1, b1))
+            if gap0 * gap1 < 0.0:  # the edges cross: the lower one changes on the way
+                t = gap0 / (gap0 - gap1)
+                middle = a0 + t * (a1 - a0)
+                area = (right - left) * (t * (min(a0, b0) + middle) + (1.0 - t) * (middle + min(a1, b1)))
+            total += sign_a * sign_b * area
+    return max(total / 2.0, 0.0)
+
+
+@inner
+def contains(ring, x, y):
+    """Whether the ring (P, 2) holds the point: even-odd crossing test with half-open edges."""
+    inside = False
+    j = len(ring) - 1
+    for i in range(len(ring)):
+        yi = ring[i, 1]
+        yj = ring[j, 1]
+        if (yi <= y and y < yj) or (yj <= y and y < yi):  # noqa: SIM300
+            xi = ring[i, 0]
+            # This order of operations decides for points on an edge.
+            if x < (ring[j, 0] - xi) * (y - yi) / (yj - yi) + xi:
+                inside = not inside
+        j = i
+    return inside
+
+
+@inner
+def contains_strictly(edges, x, y):
+    """Whether the region (E, 6) holds the point and its border does not."""
+    inside = False
+    for i in range(len(edges)):
+        x0 = edges[i, 0]
+        y0 = edges[i, 1]
+        x1 = edges[i, 2]
+        y1 = edges[i, 3]
+        if x < x0 or x > x1:
+            continue
+        side = (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)
+        if side == 0.0 and min(y0, y1) <= y and y <= max(y0, y1):
+            return False
+        if x < x1 and side < 0.0:
+            inside = not inside
+    return inside
+
+
+@inner
+def turn(ax, ay, bx, by, cx, cy):
+    """Twice the signed area of the triangle a, b, c."""
+    return (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
+
+
+@inner
+def segments_meet(p, q, r, s):
+    """Whether the closed segments p-q and r-s, each point (2,), have a point in common."""
+    if max(p[0], q[0]) < min(r[0], s[0]) or max(r[0], s[0]) < min(p[0], q[0]):
+        return False
+    if max(p[1], q[1]) < min(r[1], s[1]) or max(r[1], s[1]) < min(p[1], q[1]):
+        return False
+    d1 = turn(p[0], p[1], q[0], q[1], r[0], r[1])
+    d2 = turn(p[0], p[1], q[0], q[1], s[0], s[1])
+    if (d1 > 0.0 and d2 > 0.0) or (d1 < 0.0 and d2 < 0.0):
+        return False
+    d3 = turn(r[0], r[1], s[0], s[1], p[0], p[1])
+    d4 = turn(r[0], r[1], s[0], s[1], q[0], q[1])
+    return not ((d3 > 0.0 and d4 > 0.0) or (d3 < 0.0 and d4 < 0.0))
+
+
+@inner
+def is_simple(ring):
+    """Whether no two edges of a ring (P, 2) without repeated neighbours meet, but neighbours in their corner."""
+    n = len(ring)
+    for i in range(n - 2):
+        for j in range(i + 2, n):
+            if i == 0 and j == n - 1:
+                continue
+            k = j + 1 if j + 1 < n else 0
+            if segments_meet(ring[i], ring[i + 1], ring[j], ring[k]):
+                return False
+    return True
+
+
+@inner
+def sort_points(points, order):
+    """Sort ``order`` (n,) int64 in place by y, then x, of points (P, 2): Shell's sort."""
+    n = len(order)
+    gap = 1
+    while gap < n // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(gap, n):
+            moving = order[i]
+            x = points[moving, 0]
+            y = points[moving, 1]
+            j = i
+            while j >= gap:
+                other = order[j - gap]
+                if points[other, 1] < y or (points[other, 1] == y and points[other, 0] <= x):
+                    break
+                order[j] = other
+                j -= gap
+            order[j] = moving
+        gap //= 3
+
+
+@inner
+def hull_of(points):
+    """Convex hull of points (P, 2): its corners (H, 2), from the lowest y (then x) on towards +x, no three in line."""
+    n = len(points)
+    order = np.arange(n)
+    sort_points(points, order)
+    hull = np.empty((2 * n + 1, 2))
+    size = 0
+    for step in range(2 * n - 1):  # up along one side, down along the other
+        at = order[step if step < n else 2 * n - 2 - step]
+        if step == n:
+            keep = size
+        kept = 1 if step < n else keep
+        while size > kept and turn(
+            hull[size - 2, 0], hull[size - 2, 1], hull[size - 1, 0], hull[size - 1, 1], points[at, 0], points[at, 1]
+        ) <= 0.0:
+            size -= 1
+        hull[size] = points[at]
+        size += 1
+    if size > 1:
+        size -= 1  # the walk ends where it began
+    if size == 2 and hull[0, 0] == hull[1, 0] and hull[0, 1] == hull[1, 1]:
+        size = 1
+    return hull[:size].copy()
+
+
+@inner
+def min_area_rectangle(points):
+    """Minimum-area rectangle of points (P, 2).
+
+    Returns (width, height, ex, ey, u, v): sides along and across the direction (ex, ey) of the winning hull
+    edge, and the least coordinates along both. The first edge with the strictly smallest area wins.
+    """
+    hull = hull_of(points)
+    n = len(hull)
+    best = (0.0, 0.0, 1.0, 0.0, hull[0, 0], hull[0, 1])
+    best_area = np.inf
+    for i in range(n if n > 1 else 0):
+        j = i + 1 if i + 1 < n else 0
+        dx = hull[j, 0] - hull[i, 0]
+        dy = hull[j, 1] - hull[i, 1]
+        length = math.sqrt(dx * dx + dy * dy)
+        ex = dx / length
+        ey = dy / length
+        u0 = v0 = np.inf
+        u1 = v1 = -np.inf
+        for k in range(n):
+            u = hull[k, 0] * ex + hull[k, 1] * ey
+            v = hull[k, 0] * (-ey) + hull[k, 1] * ex
+            u0 = min(u0, u)
+            u1 = max(u1, u)
+            v0 = min(v0, v)
+            v1 = max(v1, v)
+        area = (u1 - u0) * (v1 - v0)
+        if area < best_area:
+            best_area = area
+            best = (u1 - u0, v1 - v0, ex, ey, u0, v0)
+    return best

@@ -1,0 +1,183 @@
+"""What the hot loop wants to know of each shape, found once before it starts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cleval_tm.kernels._jit import inner, kernel
+from cleval_tm.kernels.candidates import build_tree, longer, query_tree, spatial_order
+from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS, lengths_of
+from cleval_tm.kernels.geometry import (
+    EDGE_COLUMNS,
+    is_simple,
+    min_area_rectangle,
+    overlap_area,
+    signed_area,
+    write_edges,
+)
+
+REGULAR, IRREGULAR, CROSSING = range(3)
+"""A shape's state: as it should be; odd, but its edges tell its area; in need of repair before they do."""
+
+
+@inner
+def without_repeats(ring):
+    """The ring (P, 2) without points that repeat their neighbour."""
+    n = len(ring)
+    kept = np.empty((n, 2))
+    size = 0
+    for i in range(n):
+        j = i + 1 if i + 1 < n else 0
+        if ring[i, 0] != ring[j, 0] or ring[i, 1] != ring[j, 1]:
+            kept[size] = ring[i]
+            size += 1
+    return kept[:size]
+
+
+@inner
+def is_convex(ring):
+    """Whether a quad (4, 2) turns the same way, by more than nothing, in all four corners."""
+    turns = 0
+    for i in range(4):
+        j = (i + 1) & 3
+        k = (i + 2) & 3
+        cross = (ring[j, 0] - ring[i, 0]) * (ring[k, 1] - ring[j, 1]) - (ring[j, 1] - ring[i, 1]) * (
+            ring[k, 0] - ring[j, 0]
+        )
+        turns += 1 if cross > 0.0 else (-1 if cross < 0.0 else 0)
+    return turns == 4 or turns == -4
+
+
+@inner
+def state_of(ring, area):
+    """REGULAR, IRREGULAR or CROSSING, of a ring (P, 2) with the signed area ``area``."""
+    if len(ring) == 4 and is_convex(ring):
+        return REGULAR
+    distinct = without_repeats(ring)
+    if len(distinct) > 3 and not is_simple(distinct):
+        return CROSSING
+    return IRREGULAR if len(distinct) < len(ring) or len(ring) < 3 or area == 0.0 else REGULAR
+
+
+@kernel
+def measure_shapes(points, ring_start, style, by_height, cap):
+    """Measure many shapes.
+
+    Args:
+        points: (P, 2) float64, the shapes' points as given, one ring behind the other.
+        ring_start: (S + 1,) int64.
+        style: (S,) uint8, see :mod:`cleval_tm.kernels.characters`.
+        by_height: whether a false positive's characters follow height / width.
+        cap: most pseudo characters of a shape.
+
+    Returns:
+        (rings, edges, bounds, area, pseudo_length, false_positive_chars, state): the points of the rings that
+        areas and containment use (P, 2) float64, their edges (P, 6) float64, (S, 4) float64 left, top, right,
+        bottom of each ring, (S,) float64 its area >= 0, (S,) int64 twice, (S,) uint8.
+    """
+    n = len(style)
+    rings = points.copy()
+    edges = np.empty((len(points), EDGE_COLUMNS))
+    bounds = np.empty((n, 4))
+    area = np.empty(n)
+    pseudo_length = np.empty(n, np.int64)
+    false_positive_chars = np.empty(n, np.int64)
+    state = np.empty(n, np.uint8)
+    for s in range(n):
+        shape = points[ring_start[s] : ring_start[s + 1]]
+        ring = rings[ring_start[s] : ring_start[s + 1]]
+        left = top = np.inf
+        right = bottom = -np.inf
+        snaps = style[s] == QUAD or style[s] == SNAPPED
+        for i in range(len(ring)):
+            if snaps:
+                ring[i, 0] = np.trunc(ring[i, 0])
+                ring[i, 1] = np.trunc(ring[i, 1])
+            left = min(left, ring[i, 0])
+            right = max(right, ring[i, 0])
+            top = min(top, ring[i, 1])
+            bottom = max(bottom, ring[i, 1])
+        bounds[s, 0] = left
+        bounds[s, 1] = top
+        bounds[s, 2] = right
+        bounds[s, 3] = bottom
+        signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(ring)
+        write_edges(ring, np.sign(signed), edges[ring_start[s] : ring_start[s + 1]])
+        area[s] = abs(signed)
+        state[s] = IRREGULAR if style[s] == TRUNCATED_POINTS else state_of(ring, signed)
+        lengths = lengths_of(shape, style[s], by_height, cap)
+        pseudo_length[s] = lengths[0]
+        false_positive_chars[s] = lengths[1]
+    return rings, edges, bounds, area, pseudo_length, false_positive_chars, state
+
+
+@kernel
+def shorter_sides(points, ring_start):
+    """Shorter side (S,) float64 of each shape's minimum-area rectangle, its corners rounded to integers.
+
+    Args:
+        points: (P, 2) float64.
+        ring_start: (S + 1,) int64.
+    """
+    n = len(ring_start) - 1
+    sides = np.empty(n)
+    for s in range(n):
+        width, height, ex, ey, u, v = min_area_rectangle(points[ring_start[s] : ring_start[s + 1]])
+        corners = np.empty((4, 2))
+        for c in range(4):
+            along = u + width if c == 1 or c == 2 else u
+            across = v + height if c >= 2 else v
+            corners[c, 0] = np.rint(along * ex - across * ey)
+            corners[c, 1] = np.rint(along * ey + across * ex)
+        lengths = np.empty(4)
+        for c in range(4):
+            d = (c + 1) & 3
+            dx = corners[d, 0] - corners[c, 0]
+            dy = corners[d, 1] - corners[c, 1]
+            lengths[c] = np.sqrt(dx * dx + dy * dy)
+        sides[s] = min(lengths[0] + lengths[2], lengths[1] + lengths[3]) / 2.0
+    return sides
+
+
+@kernel
+def overlapping_words(image_start, bounds, edges, edge_start, edge_end):
+    """Pairs of words of one image that share area, each pair both ways.
+
+    Args:
+        image_start: (images + 1,) int64.
+        bounds: (S, 4) float64.
+        edges: (E, 6) float64.
+        edge_start: (regions,) int64.
+        edge_end: (regions,) int64.
+
+    Returns:
+        (word, other): (pairs,) int64 each.
+    """
+    word = np.empty(16, np.int64)
+    other = np.empty(16, np.int64)
+    size = 0
+    for image in range(len(image_start) - 1):
+        first = image_start[image]
+        n = image_start[image + 1] - first
+        if n < 2:
+            continue
+        boxes = bounds[first : first + n]
+        order = spatial_order(boxes)
+        tree, level_start = build_tree(boxes, order)
+        stack = np.empty((8 * len(level_start) + 8, 2), np.int64)
+        found = np.empty(n, np.int64)
+        for g in range(first, first + n):
+            n_found = query_tree(tree, level_start, order, bounds[g], stack, found)
+            for f in range(n_found):
+                h = first + found[f]
+                if h == g:
+                    continue
+                mine = edges[edge_start[g] : edge_end[g]]
+                if overlap_area(mine, edges[edge_start[h] : edge_end[h]], bounds[g, 1]) > 0.0:
+                    if size == len(word):
+                        word = longer(word, size + 1)
+                        other = longer(other, size + 1)
+                    word[size] = g
+                    other[size] = h
+                    size += 1
+    return word[:size], other[:size]

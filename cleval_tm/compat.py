@@ -1,0 +1,283 @@
+"""Drop-ins for the metric classes in use: change the import, keep the code.
+
+Both take one image an update, and are thin shells on :class:`cleval_tm.CLEvalMetric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cleval_tm import metric
+from cleval_tm.counts import COUNTS, corpus_scores, scale_bins_of
+from cleval_tm.evaluation import ImageCounts, count_images
+from cleval_tm.rules import CLEvalRules
+
+SCALE_BINS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.1, 0.5, 1.0)
+"""Edges of the published scale bins."""
+
+
+class _OneImageMetric(metric.CLEvalMetric):
+    """What both drop-ins share: one image an update, a range of scales, scale bins in a dict of their own."""
+
+    def __init__(
+        self,
+        rules: CLEvalRules,
+        dist_sync_on_step: bool,
+        scale_bins: Sequence[float] | None,
+        scale_range: Sequence[float],
+    ) -> None:
+        low, high = scale_range
+        self.scale_range = (float(low), float(high))
+        super().__init__(rules, scale_bins=scale_bins, per_image=False, dist_sync_on_step=dist_sync_on_step)
+
+    def _options(self) -> tuple[Any, ...]:
+        return (*super()._options(), self.scale_range)
+
+    def update(  # type: ignore[override]
+        self,
+        det_quads: Any,
+        gt_quads: Any,
+        det_letters: Sequence[str] | None = None,
+        gt_letters: Sequence[str | None] | None = None,
+        gt_is_dcs: Sequence[bool | None] | None = None,
+        img_longer_length: float | None = None,
+    ) -> None:
+        """Count one image.
+
+        Args:
+            det_quads: (N, 8) detected shapes, in pixels: an array, a tensor, or a list of flat lists.
+            gt_quads: (M, 8) shapes of the ground truth, likewise.
+            det_letters: N texts; ``None`` without recognition, which leaves the e2e figures at 0.
+            gt_letters: M texts, of which those of ignored words may be ``None``; ``None`` without recognition.
+            gt_is_dcs: M flags, true for words to ignore; where ``None``, a word is ignored if its text is ``###``.
+            img_longer_length: longer side of the image, in pixels; needed where words are told apart by scale.
+
+        Raises:
+            ValueError, TypeError: if the image is not as expected; nothing is counted then.
+        """
+        if self.scale_bins is not None and img_longer_length is None:
+            raise ValueError(
+                "Expected argument `img_longer_length` to be the longer side of the image with `scale_wise=True` "
+                "but got None"
+            )
+        pred = _image(det_quads, det_letters)
+        target = _image(gt_quads, gt_letters)
+        ignore = _ignored(gt_is_dcs, gt_letters)
+        if ignore is not None:
+            target["ignore"] = ignore
+            if gt_letters is not None:
+                target["texts"] = [
+                    "###" if letters is None and dc else letters
+                    for letters, dc in zip(gt_letters, ignore, strict=False)
+                ]
+        if img_longer_length is not None:
+            target["image_size"] = (img_longer_length, img_longer_length)
+        self._append(self._rows(self._counted([pred], [target])))
+
+    def _counted(self, preds: list[dict[str, Any]], target: list[dict[str, Any]]) -> ImageCounts:
+        e2e = "texts" in preds[0] and "texts" in target[0]
+        counted = count_images(preds, target, self.rules, e2e=e2e, scale_bins=self.scale_bins)
+        if "image_size" in target[0] and self._some_out_of_range(target[0]):
+            ranged = count_images(preds, target, self.rules, e2e=e2e, scale_bins=self.scale_range)
+            assert ranged.scale_counts is not None
+            counted = replace(counted, counts=ranged.scale_counts[:, 0])
+        return counted
+
+    def _some_out_of_range(self, target: dict[str, Any]) -> bool:
+        """Whether a word may be out of ``scale_range``; words no wider than the image are all within (0, 1)."""
+        shapes = target["polygons"]
+        if self.scale_range != (0.0, 1.0):
+            return True
+        quads = [shapes.reshape(len(shapes), -1, 2)] if isinstance(shapes, np.ndarray) else [s[None] for s in shapes]
+        longer = target["image_size"][0]
+        return any(np.hypot(*np.ptp(some, axis=1).T).max(initial=0.0) > longer for some in quads)
+
+    def _scored(self, block: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scores and counts of all words (block 0) or of a scale bin (from 1 on), as 0-d tensors."""
+        start = 1 + block * len(COUNTS)
+        sums = self._joined()[:, start : start + len(COUNTS)].sum(dim=0, keepdim=True).cpu()
+        scores = corpus_scores(sums.numpy(), self.rules, e2e=True)
+        floats = torch.tensor(list(scores.values()), dtype=torch.float32, device=self.device)
+        counts = dict(zip(COUNTS, sums[0].to(self.device), strict=True))
+        return dict(zip(scores, floats, strict=True)), counts
+
+    def _nested(self, result: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
+        """``result`` of all words, and under ``scale_wise`` that of each bin by its (low, high)."""
+        bins = {edges: {**result(index), "scale_wise": {}} for index, edges in enumerate(self._bins, start=1)}
+        return {**result(0), "scale_wise": bins}
+
+
+class CLEvalMetric(_OneImageMetric):
+    """Drop-in for the torchmetrics class of the package ``cleval``: its constructor, ``update`` and result.
+
+    Args:
+        dist_sync_on_step: sync in ``forward`` too.
+        case_sensitive: ``False`` upper-cases texts first.
+        recall_gran_penalty: weight of the penalty for splits.
+        precision_gran_penalty: weight of the penalty for merges.
+        vertical_aspect_ratio_thresh: a quad with width / height below it holds vertical text.
+        ap_constraint: area precision from which a detection counts.
+        scale_wise: score each scale bin too; each ``update`` then needs ``img_longer_length``.
+        scale_bins: edges of the bins.
+        scale_range: words out of it are ignored, where ``update`` gets ``img_longer_length``.
+
+    Example:
+        >>> from cleval_tm.compat import CLEvalMetric
+        >>> metric = CLEvalMetric()
+        >>> quads = [[10, 10, 90, 10, 90, 30, 10, 30]]
+        >>> metric.update(quads, quads, ["heart"], ["hearth"], [False])
+        >>> metric.compute()["e2e_r"]
+        tensor(0.8333)
+
+    Source:
+        ``cleval`` 0.1.1, ``CLEvalMetric``.
+    """
+
+    def __init__(
+        self,
+        dist_sync_on_step: bool = False,
+        case_sensitive: bool = True,
+        recall_gran_penalty: float = 1.0,
+        precision_gran_penalty: float = 1.0,
+        vertical_aspect_ratio_thresh: float = 0.5,
+        ap_constraint: float = 0.3,
+        scale_wise: bool = False,
+        scale_bins: Sequence[float] = SCALE_BINS,
+        scale_range: Sequence[float] = (0.0, 1.0),
+    ) -> None:
+        rules = CLEvalRules.v2023(
+            case_sensitive=case_sensitive,
+            recall_granularity_weight=recall_gran_penalty,
+            precision_granularity_weight=precision_gran_penalty,
+            vertical_aspect_ratio_thresh=vertical_aspect_ratio_thresh,
+            ap_constraint=ap_constraint,
+        )
+        super().__init__(rules, dist_sync_on_step, scale_bins if scale_wise else None, scale_range)
+
+    def compute(self) -> dict[str, Any]:  # type: ignore[override]
+        """``det_r det_p det_h e2e_r e2e_p e2e_h num_splitted num_merged num_char_overlapped scale_wise``.
+
+        Returns:
+            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a dict of
+            the same kind for each bin, by its (low, high).
+        """
+        return self._nested(self._result)
+
+    def _result(self, block: int) -> dict[str, Any]:
+        scores, counts = self._scored(block)
+        figures = {
+            f"{kind}_{short}": scores[f"{kind}_{long}"]
+            for kind in ("det", "e2e")
+            for short, long in (("r", "recall"), ("p", "precision"), ("h", "hmean"))
+        }
+        return {**figures, **_split_and_merged(counts)}
+
+
+class UpstageCLEvalMetric(_OneImageMetric):
+    """Drop-in for the fork of the receipt competition's baseline: polygons alone, rule set ``upstage``.
+
+    Args:
+        dist_sync_on_step: sync in ``forward`` too.
+        case_sensitive: ``False`` upper-cases texts first.
+        recall_gran_penalty: weight of the penalty for splits.
+        precision_gran_penalty: weight of the penalty for merges.
+        vertical_aspect_ratio_thresh: taken, and without effect under this rule set.
+        ap_constraint: area precision from which a detection counts.
+        scale_wise: score each scale bin too; each ``update`` then needs ``img_longer_length``.
+        scale_bins: edges of the bins.
+        scale_range: words out of it are ignored, where ``update`` gets ``img_longer_length``.
+        max_polygons: only the first so many detections of an image count; ``None`` for all.
+
+    Example:
+        >>> from cleval_tm.compat import UpstageCLEvalMetric
+        >>> metric = UpstageCLEvalMetric()
+        >>> word = [10, 10, 90, 10, 90, 30, 10, 30]
+        >>> _ = metric([word], [word, [10, 50, 90, 50, 90, 70, 10, 70]])
+        >>> metric.compute()["recall"].item()
+        0.5
+
+    Source:
+        The fork's figures in ``docs/rules.md``; the rule set ``upstage``.
+    """
+
+    def __init__(
+        self,
+        dist_sync_on_step: bool = False,
+        case_sensitive: bool = True,
+        recall_gran_penalty: float = 1.0,
+        precision_gran_penalty: float = 1.0,
+        vertical_aspect_ratio_thresh: float = 0.5,
+        ap_constraint: float = 0.3,
+        scale_wise: bool = False,
+        scale_bins: Sequence[float] = SCALE_BINS,
+        scale_range: Sequence[float] = (0.0, 1.0),
+        max_polygons: int | None = 500,
+    ) -> None:
+        rules = CLEvalRules.upstage(
+            case_sensitive=case_sensitive,
+            recall_granularity_weight=recall_gran_penalty,
+            precision_granularity_weight=precision_gran_penalty,
+            vertical_aspect_ratio_thresh=vertical_aspect_ratio_thresh,
+            ap_constraint=ap_constraint,
+            max_detections=max_polygons,
+        )
+        super().__init__(rules, dist_sync_on_step, scale_bins if scale_wise else None, scale_range)
+
+    def compute(self) -> dict[str, Any]:  # type: ignore[override]
+        """``precision recall f1 num_splitted num_merged num_char_overlapped scale_wise``.
+
+        Returns:
+            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a dict of
+            the same kind for each bin, by its (low, high).
+        """
+        return self._nested(self._result)
+
+    def _result(self, block: int) -> dict[str, Any]:
+        scores, counts = self._scored(block)
+        figures = {
+            "precision": scores["det_precision"],
+            "recall": scores["det_recall"],
+            "f1": scores["det_hmean"],
+        }
+        return {**figures, **_split_and_merged(counts)}
+
+
+def _split_and_merged(counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        "num_splitted": counts["splits"],
+        "num_merged": counts["merges"],
+        "num_char_overlapped": counts["overlaps"],
+    }
+
+
+def _image(shapes: Any, letters: Any) -> dict[str, Any]:
+    image: dict[str, Any] = {"polygons": _shapes(shapes)}
+    if letters is not None:
+        image["texts"] = list(letters)
+    return image
+
+
+def _shapes(shapes: Any) -> Any:
+    """Flat lists of coordinates as arrays of points; arrays and tensors as they are."""
+    if isinstance(shapes, Tensor | np.ndarray):
+        return shapes
+    flat = [np.asarray(shape, dtype=np.float64).reshape(-1) for shape in shapes]
+    if flat and all(len(shape) == 8 for shape in flat):
+        return np.stack(flat)
+    return [shape.reshape(-1, 2) for shape in flat]
+
+
+def _ignored(flags: Sequence[bool | None] | None, letters: Sequence[str | None] | None) -> list[bool] | None:
+    """One flag a word; by its text where the flag is ``None``. ``None`` where no flags were given at all."""
+    if flags is None:
+        return None
+    given = list(flags)
+    if letters is None or all(flag is not None for flag in given):
+        return [bool(flag) for flag in given]
+    return [text == "###" if flag is None else bool(flag) for flag, text in zip(given, letters, strict=False)]

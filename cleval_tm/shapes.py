@@ -67,7 +67,7 @@ class Shapes:
         points = np.concatenate(rings) if rings else np.empty((0, 2))
         style = np.full(len(rings), POLYGON, np.uint8)
         edges = measure_shapes(points, ring_start, style, False, 1)[1]
-        edges[np.repeat(holes, np.diff(ring_start)), -1] *= -1.0
+        edges[np.repeat(np.array(holes, bool), np.diff(ring_start)), -1] *= -1.0
         end = ring_start[np.cumsum(rings_of_region)] + len(self.edges)
         start = np.concatenate(([len(self.edges)], end[:-1]))
         self.edges = np.concatenate((self.edges, edges))

@@ -62,8 +62,8 @@ class _Scanner:
 
     def error(self, expected: str, found: str) -> ValueError:
         return ValueError(
-            f"Expected `{self._path}` to be a Chrome trace (JSON), but where {expected} should stand there is "
-            f"{found}. Was the run that wrote it cut off?"
+            f"Expected `{self._path}` to be a Chrome trace (JSON), but where {expected} should stand "
+            f"there is {found}. Was the run that wrote it cut off?"
         )
 
 

@@ -21,8 +21,8 @@ class StreamIdle:
         busy: Time in which at least one ran.
         busy_share: That time over the time from the first's start to the last's end.
         idle: Time in which none ran, between those two.
-        idle_between_steps: The part of it that lies between the last operation of a step and the first of the next
-            (by where the host launched them: before or after the fetch).
+        idle_between_steps: The part of it that lies between the last operation of a step and the first of the
+            next (by where the host launched them: before or after the fetch).
         longest_idle: The longest stretch without work.
         longest_idle_at: Where it starts, in seconds since the first event of the trace.
     """
@@ -39,8 +39,9 @@ class StreamIdle:
 
     def __str__(self) -> str:
         return (
-            f"device {self.device}, stream {self.stream}: busy {self.busy_share:.0%} ({self.operations} operations), "
-            f"idle {self.idle * 1e3:.3g} ms, {self.idle_between_steps * 1e3:.3g} ms of it between steps; longest "
+            f"device {self.device}, stream {self.stream}: busy {self.busy_share:.0%} "
+            f"({self.operations} operations), idle {self.idle * 1e3:.3g} ms, "
+            f"{self.idle_between_steps * 1e3:.3g} ms of it between steps; longest "
             f"{self.longest_idle * 1e3:.3g} ms at {self.longest_idle_at:.3f} s"
         )
 
@@ -79,7 +80,8 @@ class DeviceWork:
 
         Args:
             origin: The clock's zero in the trace, seconds.
-            boundaries: Where each step begins on the host (end of its fetch), seconds since ``origin``, ascending.
+            boundaries: Where each step begins on the host (end of its fetch), seconds since ``origin``,
+                ascending.
         """
         found = [
             self._of_stream(device, stream, sorted(operations), origin, boundaries)
@@ -105,7 +107,9 @@ class DeviceWork:
             end = max(end, operation.end)
         length = end - first
         share = (length - idle) / length if length > 0 else 1.0
-        return StreamIdle(device, stream, len(operations), length - idle, share, idle, between, longest, longest_at)
+        return StreamIdle(
+            device, stream, len(operations), length - idle, share, idle, between, longest, longest_at
+        )
 
     def _step_of(self, operation: _Operation, origin: float, boundaries: list[float]) -> int:
         launched = self._launched.get(operation.correlation, operation.start)

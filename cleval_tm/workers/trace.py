@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,10 @@ _WAIT_NAMES = (
     ("lightning", re.compile(_PL + r"\[_?TrainingEpochLoop\]\.(?P<phase>train)_dataloader_next")),
     ("lightning", re.compile(_PL + r"\[_?EvaluationLoop\]\.(?P<phase>val|test)_next")),
     ("lightning", re.compile(_PL + r"\[_?PredictionLoop\]\.(?P<phase>predict)_next")),
-    ("torch", re.compile(r"enumerate\(DataLoader\)#_(?:Single|Multi)Process(?:ing)?DataLoaderIter\.__next__")),
+    (
+        "torch",
+        re.compile(r"enumerate\(DataLoader\)#_(?:Single|Multi)Process(?:ing)?DataLoaderIter\.__next__"),
+    ),
 )
 _STEP_NAMES = (
     re.compile(r"model_(?P<phase>train|val|test|predict|eval)_step"),
@@ -38,15 +42,15 @@ _BACK_TO_BACK = 1e-3
 
 
 def wait_label(phase: str) -> str:
-    """The label under which a fetch of ``phase`` (``"train"``, ``"val"``...) stands in the callback's traces."""
+    """The label of a fetch of ``phase`` (``"train"``, ``"val"``...) in the callback's traces."""
     return f"wait_for_{phase}_batch"
 
 
 class Span(NamedTuple):
     """A stretch of time of one phase, in seconds since the first event of the trace.
 
-    ``waited`` is the time spent fetching within it; it is shorter than the span where several fetches one after
-    the other (two loaders in one loop) were put together.
+    ``waited`` is the time spent fetching within it; it is shorter than the span where several fetches one
+    after the other (two loaders in one loop) were put together.
     """
 
     start: float
@@ -59,8 +63,8 @@ class Span(NamedTuple):
 class PhaseWaits:
     """How long the steps of one phase waited for data; times in seconds.
 
-    A step runs from the end of one fetch to the end of the next, so it holds the step's own work, whatever the
-    loop does between, and the wait for the next batch.
+    A step runs from the end of one fetch to the end of the next, so it holds the step's own work, whatever
+    the loop does between, and the wait for the next batch.
 
     Args:
         phase: ``"train"``, ``"val"``, ``"test"``, ``"predict"``, or ``"loop"`` where the trace does not say.
@@ -72,8 +76,8 @@ class PhaseWaits:
         longest_wait: The longest wait.
         longest_wait_at: Where it starts, in seconds since the first event.
         longest_wait_step: In which step it is, counted from 0.
-        work_share: Time inside labelled steps over the time of all steps; None where no step is labelled. What
-            neither this nor ``wait_share`` accounts for is spent between: transfers, callbacks, logging.
+        work_share: Time inside labelled steps over the time of all steps; None where no step is labelled.
+            What neither this nor ``wait_share`` accounts for is spent between: transfers, callbacks, logging.
     """
 
     phase: str
@@ -91,8 +95,9 @@ class PhaseWaits:
         """The figures in a sentence."""
         text = (
             f"{self.phase}: {self.steps} steps of {_ms(self.step_median)} (median); waiting for data is "
-            f"{self.wait_share:.0%} of a step (median {_ms(self.wait_median)}, p95 {_ms(self.wait_p95)}, longest "
-            f"{_ms(self.longest_wait)} in step {self.longest_wait_step}, {self.longest_wait_at:.3f} s into the trace)"
+            f"{self.wait_share:.0%} of a step (median {_ms(self.wait_median)}, p95 {_ms(self.wait_p95)}, "
+            f"longest {_ms(self.longest_wait)} in step {self.longest_wait_step}, "
+            f"{self.longest_wait_at:.3f} s into the trace)"
         )
         if self.work_share is None:
             return text + "."
@@ -110,8 +115,8 @@ class TraceAnalysis:
 
     Args:
         path: The trace.
-        source: Who labelled the fetches: ``"callback"`` (StepTraceCallback), ``"lightning"`` (PyTorchProfiler) or
-            ``"torch"`` (the DataLoader's own labels).
+        source: Who labelled the fetches: ``"callback"`` (StepTraceCallback), ``"lightning"``
+            (PyTorchProfiler) or ``"torch"`` (the DataLoader's own labels).
         phases: The waits by phase.
         streams: Idle times of the GPU's streams, the busiest first; empty where the trace holds no kernels.
         waits: Every fetch, in order.
@@ -141,7 +146,7 @@ class TraceAnalysis:
     def __str__(self) -> str:
         return f"{self.path} (labels: {self.source})\n{self.explain()}"
 
-    def plot(self, ax: Any = None) -> Axes:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Draws the timeline (fetches and steps) and below it the wait of each step.
 
         Args:
@@ -161,9 +166,9 @@ class TraceAnalysis:
 def analyze_trace(path: str | Path) -> TraceAnalysis:
     """Finds how much of each training step is spent waiting for the DataLoader.
 
-    Reads the Chrome traces of :class:`~cleval_tm.workers.StepTraceCallback`, of Lightning's ``PyTorchProfiler`` and
-    of plain ``torch.profiler``. Nested fetches (a DataLoader's own label inside Lightning's) count once. The file
-    is read as a stream, so its size does not matter.
+    Reads the Chrome traces of :class:`~cleval_tm.workers.StepTraceCallback`, of Lightning's
+    ``PyTorchProfiler`` and of plain ``torch.profiler``. Nested fetches (a DataLoader's own label inside
+    Lightning's) count once. The file is read as a stream, so its size does not matter.
 
     Args:
         path: A trace, ``.json`` or ``.json.gz``.
@@ -178,7 +183,8 @@ def analyze_trace(path: str | Path) -> TraceAnalysis:
     Example:
         >>> import json, pathlib, tempfile
         >>> fetch = "enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__"
-        >>> events = [{"ph": "X", "name": fetch, "pid": 1, "tid": 1, "ts": i * 100e3, "dur": 25e3} for i in range(5)]
+        >>> event = {"ph": "X", "name": fetch, "pid": 1, "tid": 1, "dur": 25e3}
+        >>> events = [{**event, "ts": i * 100e3} for i in range(5)]
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "trace.json"
         >>> _ = path.write_text(json.dumps({"traceEvents": events}))
         >>> waits = analyze_trace(path).phases["loop"]
@@ -196,8 +202,9 @@ def analyze_trace(path: str | Path) -> TraceAnalysis:
     phases = summarize_waits(waits, steps)
     if not phases:
         raise ValueError(
-            f"Expected `{path}` to hold two fetches in a row, but it holds {len(waits)} in all. Record more steps in "
-            f"one window: `StepTraceCallback(active=5)`, or `torch.profiler.schedule(wait=1, warmup=1, active=5)`."
+            f"Expected `{path}` to hold two fetches in a row, but it holds {len(waits)} in all. Record more "
+            f"steps in one window: `StepTraceCallback(active=5)`, or "
+            f"`torch.profiler.schedule(wait=1, warmup=1, active=5)`."
         )
     streams = found.device.idle(found.origin, [wait.end for wait in waits])
     return TraceAnalysis(path, source, phases, streams, waits, steps)
@@ -307,8 +314,8 @@ def _name_plain(waits: list[Span], steps: list[Span]) -> list[Span]:
 def summarize_waits(waits: Iterable[Span], steps: Iterable[Span] = ()) -> dict[str, PhaseWaits]:
     """The figures of each phase from its fetches.
 
-    A step is counted between two fetches of one phase that follow each other; where another phase lies between
-    (a validation run in the middle of an epoch), nothing is counted across it.
+    A step is counted between two fetches of one phase that follow each other; where another phase lies
+    between (a validation run in the middle of an epoch), nothing is counted across it.
 
     Args:
         waits: Every fetch, in any order.
@@ -319,7 +326,7 @@ def summarize_waits(waits: Iterable[Span], steps: Iterable[Span] = ()) -> dict[s
     """
     ordered = sorted(waits)
     periods: dict[str, list[tuple[Span, Span]]] = {}
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.phase == after.phase:
             periods.setdefault(before.phase, []).append((before, after))
     work: dict[str, list[Span]] = {}
@@ -366,9 +373,9 @@ def _percentile(values: list[float], share: float) -> float:
 
 
 _NOTHING_FOUND = (
-    "Expected `{path}` to hold fetches of batches, but none of its {events} events is one. Record at least two whole "
-    "steps on the CPU, with one of: `Trainer(callbacks=[cleval_tm.workers.StepTraceCallback()])`; Lightning's "
-    "`Trainer(profiler=PyTorchProfiler(dirpath=...))`; `torch.profiler.profile(activities=[ProfilerActivity.CPU, ...])` "
-    "around a loop over a torch DataLoader (other loaders leave no label: put "
+    "Expected `{path}` to hold fetches of batches, but none of its {events} events is one. Record at least "
+    "two whole steps on the CPU, with one of: `Trainer(callbacks=[cleval_tm.workers.StepTraceCallback()])`; "
+    "Lightning's `Trainer(profiler=PyTorchProfiler(dirpath=...))`; `torch.profiler.profile(activities="
+    "[ProfilerActivity.CPU, ...])` around a loop over a torch DataLoader (other loaders leave no label: put "
     "`torch.profiler.record_function('wait_for_train_batch')` around each fetch)."
 )

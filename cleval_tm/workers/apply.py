@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-__all__ = ["YamlEdit", "apply_num_workers", "worker_keys"]
+__all__ = ["YamlEdit", "apply_num_workers", "section_keys", "worker_keys"]
 
 Value = int | bool | None
 
@@ -125,6 +125,20 @@ def worker_keys(yaml_path: str | os.PathLike[str]) -> dict[str, str]:
         if key.rpartition(".")[2] == "num_workers":
             found[key] = node.value if isinstance(node, ScalarNode) else type(node).__name__
     return found
+
+
+def section_keys(yaml_path: str | os.PathLike[str], section: str) -> set[str]:
+    """The keys of one section of a YAML file (``""``: its top level), those of a merge aside.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no YAML.
+    """
+    path = Path(yaml_path)
+    prefix = f"{section}." if section else ""
+    keys = (key for key, _ in _walk(_compose(path, _read(path)), ""))
+    inside = (key.removeprefix(prefix) for key in keys if key.startswith(prefix))
+    return {key for key in inside if "." not in key}
 
 
 def _check_value(key: str, value: Any) -> None:

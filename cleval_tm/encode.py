@@ -20,7 +20,7 @@ from cleval_tm.kernels.characters import (
     TRUNCATED_POINTS,
     place_characters,
 )
-from cleval_tm.kernels.image import Detections, Options, Words
+from cleval_tm.kernels.matching import Detections, Options, Words
 from cleval_tm.kernels.measure import shorter_sides
 from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import Shapes, regions_of_ignored
@@ -109,8 +109,11 @@ class EncodedDetections:
         if e2e:
             side.must_have_texts()
         labels = side.labels()
-        letters, letter_start, _ = _letters(texts if e2e else [""] * len(texts), rules, e2e)
         shapes = side.shapes()
+        if e2e and rules.counts_hashes_as_pseudo and IGNORED_TEXT in texts:
+            lengths = shapes.pseudo_length.tolist()
+            texts = ["#" * n if text == IGNORED_TEXT else text for text, n in zip(texts, lengths, strict=True)]
+        letters, letter_start, _ = _letters(texts if e2e else [""] * len(texts), rules, e2e)
         self.source = side.source
         self.detections = Detections(
             image_start=side.image_start,

@@ -29,8 +29,8 @@ from cleval_tm.encode import (
     encode,
     kernel_options,
 )
-from cleval_tm.kernels import image as kernels
-from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT
+from cleval_tm.kernels.counting import count_matches
+from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, find_pairs, relate_pairs
 from cleval_tm.rules import CLEvalRules
 
 _CHUNK = 16
@@ -86,7 +86,10 @@ def count_images(
     options = kernel_options(rules, e2e=e2e)
 
     def count(first: int, last: int) -> int:
-        kernels.count_images(gt.words, gt.images, encoded.detections, first, last, options, table)
+        images = (gt.words, gt.images, encoded.detections, first, last)
+        pairs = find_pairs(*images)
+        _, relation, det_ignored = relate_pairs(*images, pairs, options)
+        count_matches(*images, pairs, relation, det_ignored, options, table)
         return last - first
 
     if num_threads == 1 and progress is None:
@@ -308,13 +311,13 @@ class ImageMatch:
 
 
 def _match_of(encoded: EncodedDetections, gt: GroundTruth, i: int, rules: CLEvalRules, e2e: bool) -> ImageMatch:
-    words, detections = gt.words, encoded.detections
-    image = int(gt.images[i])
-    pairs, ap, det_ignored, relation, claims = kernels.match_image(
-        words, image, detections, i, kernel_options(rules, e2e=e2e)
-    )
-    pair_gt, pair_det, _, _, hit_start, hits = pairs
-    first_gt, last_gt = words.image_start[image : image + 2]
+    words, detections, options = gt.words, encoded.detections, kernel_options(rules, e2e=e2e)
+    image = (words, gt.images, detections, i, i + 1)
+    pairs = find_pairs(*image)
+    ap, relation, det_ignored = relate_pairs(*image, pairs, options)
+    table = np.zeros((len(gt), len(words.ignored), len(COUNTS)), np.int64)
+    claims = count_matches(*image, pairs, relation, det_ignored, options, table)[0]
+    first_gt, last_gt = words.image_start[gt.images[i] : gt.images[i] + 2]
     first_det, last_det = detections.image_start[i : i + 2]
     name_gt = _names(gt.source, first_gt, last_gt)
     name_det = _names(encoded.source, first_det, last_det)
@@ -322,20 +325,20 @@ def _match_of(encoded: EncodedDetections, gt: GroundTruth, i: int, rules: CLEval
     return ImageMatch(
         pairs=tuple(
             MatchedPair(
-                name_gt[pair_gt[p]],
-                name_det[pair_det[p]],
-                float(ap[p]),
-                tuple(name for bit, name in _RELATIONS if relation[p] & bit),
-                tuple(np.flatnonzero(hits[hit_start[p] : hit_start[p + 1]]).tolist()),
+                name_gt[pairs.gt[p]],
+                name_det[pairs.det[p]],
+                float(ap[0, p]),
+                tuple(name for bit, name in _RELATIONS if relation[0, p] & bit),
+                tuple(np.flatnonzero(pairs.hits[pairs.hit_start[p] : pairs.hit_start[p + 1]]).tolist()),
             )
-            for p in range(len(relation))
+            for p in range(len(pairs.gt))
         ),
         character_hits={
             name: claims[chars[g] - chars[0] : chars[g + 1] - chars[0]] for g, name in enumerate(name_gt)
         },
         character_centres={name: words.centres[chars[g] : chars[g + 1]] for g, name in enumerate(name_gt)},
         ignored_gt=_where(name_gt, words.ignored[0, first_gt:last_gt]),
-        ignored_det=_where(name_det, det_ignored),
+        ignored_det=_where(name_det, det_ignored[0]),
         irregular_gt=_where(name_gt, words.irregular[first_gt:last_gt]),
         irregular_det=_where(name_det, detections.irregular[first_det:last_det]),
     )

@@ -40,6 +40,8 @@ class CLEvalRules:
             ``"v2020"`` (unsnapped, truncated divisions, open containment) or ``"upstage"`` (every shape is
             a snapped polygon, its aspect that of the minimum-area rectangle).
         lcs_prefers_left: among several longest common subsequences, left only if strictly longer.
+        counts_hashes_as_pseudo: the letters of a detection whose text is ``###`` are a run of ``#`` of its pseudo
+            length, as an ignored word's are.
         set_order: words are walked in the order of a Python ``set`` of their indices (else ascending).
         clamp_per_image: corpus scores clamp (true positives - penalty) at 0 in each image, then sum.
         float32_image_scores: an image's own scores are rounded to float32.
@@ -75,6 +77,7 @@ class CLEvalRules:
     pseudo_length_cap: int = 10
     polygons: str = "v2023"
     lcs_prefers_left: bool = False
+    counts_hashes_as_pseudo: bool = True
     set_order: bool = True
     clamp_per_image: bool = False
     float32_image_scores: bool = False
@@ -163,6 +166,7 @@ _NAMED: dict[str, dict[str, Any]] = {
         "aspect_by_height": True,
         "polygons": "v2020",
         "lcs_prefers_left": True,
+        "counts_hashes_as_pseudo": False,
         "set_order": False,
         "clamp_per_image": True,
     },
@@ -179,6 +183,7 @@ _BOOLEANS = (
     "ignore_strictly",
     "aspect_by_height",
     "lcs_prefers_left",
+    "counts_hashes_as_pseudo",
     "set_order",
     "clamp_per_image",
     "float32_image_scores",

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels.characters import POLYGON, TRUNCATED
-from cleval_tm.kernels.measure import CROSSING, IRREGULAR, measure_shapes, overlapping_words
+from cleval_tm.kernels.characters import POLYGON, SNAPPED, TRUNCATED, rectangle_aspects
+from cleval_tm.kernels.measure import CROSSING, REGULAR, inspect_rings, measure_shapes, overlapping_words
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -43,12 +43,13 @@ class Shapes:
             self.pseudo_length,
             self.false_positive_chars,
             state,
-        ) = measure_shapes(points, ring_start, style, by_height, cap)
+        ) = measure_shapes(points, ring_start, style, _aspects(points, ring_start, style), by_height, cap)
         self.edge_start: Ints = ring_start[:-1].copy()
         self.edge_end: Ints = ring_start[1:].copy()
-        self.irregular: npt.NDArray[np.bool_] = state >= IRREGULAR
         if state.any():
+            inspect_rings(self.rings, ring_start, self.area, state)
             self._repair(np.flatnonzero(state == CROSSING).tolist())
+        self.irregular: npt.NDArray[np.bool_] = state != REGULAR
 
     def add_regions(self, regions: Sequence[Any]) -> int:
         """Append the edges of shapely geometries; return the index of the first one's region."""
@@ -66,7 +67,7 @@ class Shapes:
         ring_start = np.concatenate(([0], np.cumsum([len(ring) for ring in rings], dtype=np.int64)))
         points = np.concatenate(rings) if rings else np.empty((0, 2))
         style = np.full(len(rings), POLYGON, np.uint8)
-        edges = measure_shapes(points, ring_start, style, False, 1)[1]
+        edges = measure_shapes(points, ring_start, style, np.zeros(len(rings)), False, 1)[1]
         edges[np.repeat(np.array(holes, bool), np.diff(ring_start)), -1] *= -1.0
         end = ring_start[np.cumsum(rings_of_region)] + len(self.edges)
         start = np.concatenate(([len(self.edges)], end[:-1]))
@@ -89,7 +90,6 @@ class Shapes:
 
     def _repair(self, crossing: list[int]) -> None:
         """Give rings that cross themselves the edges of the area that they enclose."""
-        crossing = [s for s in crossing if self.area[s] > 0.0 or self.style[s] == TRUNCATED]
         if not crossing:
             return
         geometries = [self.geometry(s) for s in crossing]
@@ -142,6 +142,13 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
         for number, ((g, _), in_views) in enumerate(takers.items()):
             region[in_views, g] = first + number
     return region
+
+
+def _aspects(points: Floats, ring_start: Ints, style: npt.NDArray[np.uint8]) -> Floats:
+    """Aspects (S,) of minimum-area rectangles; zeros where no shape's style asks for them."""
+    if (style == SNAPPED).any():
+        return rectangle_aspects(points, ring_start)  # type: ignore[no-any-return]
+    return np.zeros(len(style))
 
 
 def _even_odd(ring: Floats) -> Any:

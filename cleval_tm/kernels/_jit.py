@@ -28,12 +28,12 @@ _HERE = Path(__file__).parent
 
 def inner(function: _F) -> _F:
     """Compile a function that only kernels call: it lives in its callers' cache entries."""
-    return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def kernel(function: _F) -> _F:
     """Compile a function that Python calls, and keep its machine code on disk where that is possible."""
-    compiled = numba.njit(**_OPTIONS)(function)
+    compiled = numba.njit(no_cfunc_wrapper=True, **_OPTIONS)(function)
     if not config.DISABLE_JIT and cache_folder() is not None:
         compiled._cache = _KernelCache(compiled.py_func)
     return compiled  # type: ignore[no-any-return]

@@ -77,14 +77,16 @@ def build_tree(boxes, order):
     tree = np.empty((total, 4))
     level_start = np.zeros(levels + 1, np.int64)
     for at in range(n):
-        tree[at] = boxes[order[at]]
+        for side in range(4):
+            tree[at, side] = boxes[order[at], side]
     level_start[1] = n
     for level in range(1, levels):
         first = level_start[level - 1]
         end = level_start[level]
         at = end
         for group in range(first, end, FANOUT):
-            tree[at] = tree[group]
+            for side in range(4):
+                tree[at, side] = tree[group, side]
             for child in range(group + 1, min(group + FANOUT, end)):
                 tree[at, 0] = min(tree[at, 0], tree[child, 0])
                 tree[at, 1] = min(tree[at, 1], tree[child, 1])
@@ -140,7 +142,8 @@ def query_tree(tree, level_start, order, box, stack, found):
 def longer(values, size):
     """A copy of ``values`` (n,) with room for at least ``size``."""
     grown = np.empty(max(size, 2 * len(values)), values.dtype)
-    grown[: len(values)] = values
+    for i in range(len(values)):  # one by one: an array assignment takes numba seconds to compile
+        grown[i] = values[i]
     return grown
 
 

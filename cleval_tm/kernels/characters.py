@@ -51,41 +51,51 @@ def quad_like_aspect(points):
     return hor / ver, ver / hor
 
 
-@inner
-def rectangle_aspect(points):
-    """height / width of the minimum-area rectangle of points (P, 2), at most 100; 0 without extent."""
-    x0 = y0 = np.inf
-    x1 = y1 = -np.inf
-    for i in range(len(points)):
-        x = np.rint(points[i, 0])
-        y = np.rint(points[i, 1])
-        x0 = min(x0, x)
-        x1 = max(x1, x)
-        y0 = min(y0, y)
-        y1 = max(y1, y)
-    if x0 == x1 or y0 == y1:
-        return 0.0
-    width, height, _, _, _, _ = min_area_rectangle(points)
-    return min(SNAPPED_ASPECT_CAP, height / (width + FLOAT32_EPS))
+@kernel
+def rectangle_aspects(points, ring_start):
+    """height / width of the minimum-area rectangle of each shape, at most 100; 0 without extent.
+
+    Args:
+        points: (P, 2) float64, the shapes' points as given, one ring behind the other.
+        ring_start: (S + 1,) int64.
+
+    Returns:
+        (S,) float64.
+    """
+    n = len(ring_start) - 1
+    aspects = np.zeros(n)
+    for s in range(n):
+        shape = points[ring_start[s] : ring_start[s + 1]]
+        x0 = y0 = np.inf
+        x1 = y1 = -np.inf
+        for i in range(len(shape)):
+            x = np.rint(shape[i, 0])
+            y = np.rint(shape[i, 1])
+            x0 = min(x0, x)
+            x1 = max(x1, x)
+            y0 = min(y0, y)
+            y1 = max(y1, y)
+        if x0 < x1 and y0 < y1:
+            width, height, _, _, _, _ = min_area_rectangle(shape)
+            aspects[s] = min(SNAPPED_ASPECT_CAP, height / (width + FLOAT32_EPS))
+    return aspects
 
 
 @inner
-def lengths_of(points, style, by_height, cap):
-    """(pseudo length, characters of a false positive, aspect, reciprocal) of one shape."""
+def lengths_of(points, style, rectangle_aspect, by_height, cap):
+    """(pseudo length, characters of a false positive) of one shape; the aspect is for the style SNAPPED alone."""
     if style == SNAPPED:
-        aspect = rectangle_aspect(points)
+        aspect = rectangle_aspect
         reciprocal = 1.0 / (aspect + FLOAT32_EPS)
         false_positive = reciprocal
-        elongation = max(aspect, reciprocal)
     else:
+        aspect = reciprocal = CONSTANT_ASPECT
         if style == QUAD or style == POLYGON:
             aspect, reciprocal = quad_like_aspect(points)
-        else:
-            aspect = reciprocal = CONSTANT_ASPECT
         false_positive = 1.0 / (SMALLEST + (reciprocal if by_height else aspect))
-        elongation = max(aspect, 1.0 / aspect)
-    pseudo_length = min(np.rint(0.5 + elongation), cap)
-    return int(pseudo_length), int(min(np.rint(0.5 + false_positive), cap)), aspect, reciprocal
+        reciprocal = 1.0 / aspect
+    pseudo_length = np.rint(0.5 + max(aspect, reciprocal))
+    return int(min(pseudo_length, cap)), int(min(np.rint(0.5 + false_positive), cap))
 
 
 @inner

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import inner
+from cleval_tm.kernels._jit import inner, kernel
+from cleval_tm.kernels.matching import group_pairs
 
 DIAGONAL, UP, LEFT = range(3)
 
 
 @inner
-def count_claims(relation, pair_gt, pair_det, hit_count, hit_start, hits, claims, claim_start):
+def count_claims(relation, pair_gt, hit_count, hit_start, hits, claims, claim_start):
     """Count for each character of each word how many matched detections contain it.
 
     Args:
-        claims: (C,) int64 zeros, filled; word g's from ``claim_start[g]`` on.
+        claims: (C,) int64 zeros, filled; word g's from ``claim_start[g] - claim_start[0]`` on.
 
     Returns:
         (hits in matched pairs, characters claimed at least once).
@@ -28,25 +29,25 @@ def count_claims(relation, pair_gt, pair_det, hit_count, hit_start, hits, claims
         at = claim_start[pair_gt[p]] - claim_start[0]
         for k in range(hit_start[p + 1] - hit_start[p]):
             if hits[hit_start[p] + k]:
-                first_claims += claims[at + k] == 0
+                if claims[at + k] == 0:
+                    first_claims += 1
                 claims[at + k] += 1
     return total, first_claims
 
 
 @inner
-def reading_order(g, matched, n_matched, hit_start, hits, ordered):
+def reading_order(matched, n_matched, hit_start, hits, ordered):
     """Put a word's matched pairs in the order in which its characters meet them.
 
     Args:
-        matched: (n_matched,) int64 pairs, by detection; each that is put in order becomes -1.
-        ordered: (n_matched,) int64, filled.
+        matched: its pairs, ``n_matched`` of them, by detection; each that is put in order becomes -1.
+        ordered: filled.
 
     Returns:
         how many were put in order; pairs that no character is left for are left out.
     """
-    length = hit_start[matched[0] + 1] - hit_start[matched[0]]
     size = 0
-    for k in range(length):
+    for k in range(hit_start[matched[0] + 1] - hit_start[matched[0]] if n_matched > 1 else 0):
         if size >= n_matched - 1:
             break
         for m in range(n_matched):
@@ -114,52 +115,52 @@ def common_subsequence(a, b, prefers_left, letters):
 
 
 @inner
-def read_remaining(ordered, n_ordered, pair_det, det, det_first, taken, text):
-    """Concatenate the letters that are left of the ordered pairs' detections into ``text``; return how many."""
-    base = det.letter_start[det_first]
+def read_remaining(ordered, n_ordered, pair_det, letters, letter_start, taken, text):
+    """Write what is left of the texts of the ordered pairs' detections to ``text``; return how many letters."""
     size = 0
     for m in range(n_ordered):
-        d = det_first + pair_det[ordered[m]]
-        for at in range(det.letter_start[d], det.letter_start[d + 1]):
-            if not taken[at - base]:
-                text[size] = det.letters[at]
+        d = pair_det[ordered[m]]
+        for at in range(letter_start[d], letter_start[d + 1]):
+            if not taken[at - letter_start[0]]:
+                text[size] = letters[at]
                 size += 1
     return size
 
 
 @inner
-def take_letters(letters, size, ordered, n_ordered, pair_det, det, det_first, taken):
-    """Remove each letter, first to last, from the first of the ordered detections that still has it."""
-    base = det.letter_start[det_first]
+def take_letters(found, size, ordered, n_ordered, pair_det, letters, letter_start, taken):
+    """Remove each letter found, first to last, from the first of the ordered detections that still has it."""
     for at_letter in range(size - 1, -1, -1):
-        removed = False
+        searching = True
         for m in range(n_ordered):
-            d = det_first + pair_det[ordered[m]]
-            for at in range(det.letter_start[d], det.letter_start[d + 1]):
-                if not taken[at - base] and det.letters[at] == letters[at_letter]:
-                    taken[at - base] = True
-                    removed = True
-                    break
-            if removed:
-                break
+            d = pair_det[ordered[m]]
+            for at in range(letter_start[d], letter_start[d + 1]):
+                if searching and letters[at] == found[at_letter] and not taken[at - letter_start[0]]:
+                    taken[at - letter_start[0]] = True
+                    searching = False
 
 
 @inner
 def count_letters(
-    gt, gt_first, det, det_first, n_det, ignored, order, relation, pair_det, gt_start, gt_pairs, hit_start, hits, left
+    gt_letters, gt_letter_start, letters, letter_start, order, relation, pair_gt, pair_det, hit_start, hits, prefers_left
 ):
-    """Sum over the words of the letters that their detections read right, each letter of a text used once."""
-    base = det.letter_start[det_first]
-    n_letters = det.letter_start[det_first + n_det] - base
-    taken = np.zeros(n_letters, np.bool_)
-    text = np.empty(n_letters, np.int32)
-    matched = np.empty(n_det, np.int64)
-    ordered = np.empty(n_det, np.int64)
+    """Letters of one image's words that their detections read right, each letter of a text used once.
+
+    Args:
+        gt_letters, letters: int32 letters of all words and of all detections.
+        gt_letter_start, letter_start: (n + 1,) int64 of this image's words and detections.
+        order: (n_gt,) int64.
+        relation, pair_gt, pair_det: (M,) of this image.
+        hit_start, hits: (M + 1,), (H,).
+    """
+    taken = np.zeros(letter_start[len(letter_start) - 1] - letter_start[0], np.bool_)
+    text = np.empty(len(taken), np.int32)
+    matched = np.empty(len(letter_start), np.int64)
+    ordered = np.empty(len(letter_start), np.int64)
+    gt_start, gt_pairs = group_pairs(pair_gt, len(order))
     total = 0
     for t in range(len(order)):
         g = order[t]
-        if ignored[g]:
-            continue
         n_matched = 0
         for at in range(gt_start[g], gt_start[g + 1]):
             if relation[gt_pairs[at]] != 0:
@@ -167,11 +168,147 @@ def count_letters(
                 n_matched += 1
         if n_matched == 0:
             continue
-        n_ordered = reading_order(g, matched, n_matched, hit_start, hits, ordered)
-        size = read_remaining(ordered, n_ordered, pair_det, det, det_first, taken, text)
-        truth = gt.letters[gt.letter_start[gt_first + g] : gt.letter_start[gt_first + g + 1]]
-        letters = np.empty(min(len(truth), size), np.int32)
-        size = common_subsequence(truth, text[:size], left, letters)
-        take_letters(letters, size, ordered, n_ordered, pair_det, det, det_first, taken)
+        n_ordered = reading_order(matched, n_matched, hit_start, hits, ordered)
+        size = read_remaining(ordered, n_ordered, pair_det, letters, letter_start, taken, text)
+        truth = gt_letters[gt_letter_start[g] : gt_letter_start[g + 1]]
+        found = np.empty(min(len(truth), size), np.int32)
+        size = common_subsequence(truth, text[:size], prefers_left, found)
+        take_letters(found, size, ordered, n_ordered, pair_det, letters, letter_start, taken)
         total += size
     return total
+
+
+@inner
+def count_sides(relation, pair_gt, pair_det, ignored, det_ignored, char_start, letter_start, fp_chars, row):
+    """Fill the columns of ``row`` that tell of words or detections one by one."""
+    gt_matches = np.zeros(len(ignored), np.int64)
+    det_matches = np.zeros(len(det_ignored), np.int64)
+    for p in range(len(relation)):
+        if relation[p] != 0:
+            gt_matches[pair_gt[p]] += 1
+            det_matches[pair_det[p]] += 1
+    for g in range(len(ignored)):
+        if ignored[g]:
+            row[18] += 1  # ignored_gt
+            continue
+        row[16] += 1  # words_gt
+        row[0] += char_start[g + 1] - char_start[g]  # chars_gt
+        if gt_matches[g] > 1:
+            row[6] += 1  # splits
+            row[3] += gt_matches[g] - 1  # recall_granularity
+    for d in range(len(det_ignored)):
+        if det_ignored[d]:
+            row[19] += 1  # ignored_det
+            continue
+        length = letter_start[d + 1] - letter_start[d]
+        row[17] += 1  # words_det
+        row[11] += length  # e2e_chars_det
+        if det_matches[d] == 0:
+            row[9] += 1  # false_positives
+            row[5] += fp_chars[d]  # det_fp_chars
+        else:
+            row[13] += length  # recognition_chars
+        if det_matches[d] > 1:
+            row[7] += 1  # merges
+            row[4] += det_matches[d] - 1  # precision_granularity
+
+
+@inner
+def count_labels(relation, pair_gt, pair_det, gt_label, det_label, row):
+    """Fill the columns of orientation."""
+    for p in range(len(relation)):
+        if relation[p] != 0:
+            label = gt_label[pair_gt[p]]
+            other = det_label[pair_det[p]]
+            if label >= 0 and other >= 0:
+                row[14] += 1  # orientation_pairs
+                if label == other:
+                    row[15] += 1  # orientation_correct
+
+
+@kernel
+def count_matches(words, gt_image, detections, first, last, pairs, relation, det_ignored, options, table):
+    """Add up rows ``first`` to ``last`` of the table of counts.
+
+    Args:
+        words, gt_image, detections, first, last: as for :func:`cleval_tm.kernels.matching.find_pairs`.
+        pairs, relation, det_ignored, options: as of :func:`cleval_tm.kernels.matching.relate_pairs`.
+        table: (n, V, 21) int64 zeros, filled; columns in the order of ``cleval_tm.counts.COUNTS``.
+
+    Returns:
+        (V, C) int64: for each pseudo character of these images' words, matched detections that contain it.
+    """
+    views = len(words.ignored)
+    n_chars = 0
+    for image in range(first, last):
+        gt_first = words.image_start[gt_image[image]]
+        gt_last = words.image_start[gt_image[image] + 1]
+        n_chars += words.char_start[gt_last] - words.char_start[gt_first]
+    claims = np.zeros((views, n_chars), np.int64)
+    n_chars = 0
+    base = detections.image_start[first]
+    for image in range(first, last):
+        gt_first = words.image_start[gt_image[image]]
+        gt_last = words.image_start[gt_image[image] + 1]
+        det_first = detections.image_start[image]
+        det_last = detections.image_start[image + 1]
+        start = pairs.image_start[image - first]
+        end = pairs.image_start[image - first + 1]
+        pair_gt = pairs.gt[start:end]
+        pair_det = pairs.det[start:end]
+        hit_start = pairs.hit_start[start : end + 1]
+        char_start = words.char_start[gt_first : gt_last + 1]
+        letter_start = detections.letter_start[det_first : det_last + 1]
+        image_chars = char_start[gt_last - gt_first] - char_start[0]
+        irregular = 0
+        for g in range(gt_first, gt_last):
+            irregular += words.irregular[g]
+        for d in range(det_first, det_last):
+            irregular += detections.irregular[d]
+        for view in range(views):
+            row = table[image, view]
+            related = relation[view, start:end]
+            contained, first_claims = count_claims(
+                related,
+                pair_gt,
+                pairs.hit_count[start:end],
+                hit_start,
+                pairs.hits,
+                claims[view, n_chars : n_chars + image_chars],
+                char_start,
+            )
+            count_sides(
+                related,
+                pair_gt,
+                pair_det,
+                words.ignored[view, gt_first:gt_last],
+                det_ignored[view, det_first - base : det_last - base],
+                char_start,
+                letter_start,
+                detections.false_positive_chars[det_first:det_last],
+                row,
+            )
+            count_labels(
+                related, pair_gt, pair_det, words.label[gt_first:gt_last], detections.label[det_first:det_last], row
+            )
+            row[1] = contained + row[5]  # chars_det
+            row[2] = first_claims  # det_tp
+            row[8] = contained - first_claims  # overlaps
+            if options.reads_text:
+                row[10] = count_letters(  # e2e_tp
+                    words.letters,
+                    words.letter_start[gt_first : gt_last + 1],
+                    detections.letters,
+                    letter_start,
+                    words.order[view, gt_first:gt_last],
+                    related,
+                    pair_gt,
+                    pair_det,
+                    hit_start,
+                    pairs.hits,
+                    options.lcs_prefers_left,
+                )
+            row[12] = row[11] - row[10]  # e2e_fp_chars
+            row[20] = irregular
+        n_chars += image_chars
+    return claims

@@ -206,7 +206,8 @@ def hull_of(points):
             hull[size - 2, 0], hull[size - 2, 1], hull[size - 1, 0], hull[size - 1, 1], points[at, 0], points[at, 1]
         ) <= 0.0:
             size -= 1
-        hull[size] = points[at]
+        hull[size, 0] = points[at, 0]
+        hull[size, 1] = points[at, 1]
         size += 1
     if size > 1:
         size -= 1  # the walk ends where it began

@@ -1,15 +1,16 @@
 """Which words and detections belong together: pairs, area precision, ignored detections, the match relation.
 
-Within an image, ``pairs`` are lists in parallel: the word ``pair_gt`` and the detection ``pair_det`` (M,)
-int64 of each pair that shares area or a pseudo character, by detection and then word. ``hits`` (H,) uint8 tells
-for each character of a pair's word, from ``hit_start[pair]`` on, whether the detection contains it.
+A pair is a word and a detection of one image that share area or a pseudo character. Lists of M pairs run in
+parallel, by image, detection, word; words and detections are counted from their image's first.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from cleval_tm.kernels._jit import inner
+from cleval_tm.kernels._jit import inner, kernel
 from cleval_tm.kernels.candidates import build_tree, longer, query_tree, sort_indices, spatial_order
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains, contains_strictly, overlap_area
@@ -18,52 +19,122 @@ ONE_TO_ONE, SPLIT, MERGE = 1, 2, 4
 """Bits of a pair's relation."""
 
 
+class Words(NamedTuple):
+    """Ground truth of many images; S words, C pseudo characters, E edges, V views.
+
+    A view is one way of ignoring words: the first is the plain one, the others are scale bins.
+    """
+
+    image_start: Any  # (images + 1,) int64 first word of each image
+    bounds: Any  # (S, 4) float64 left, top, right, bottom
+    edges: Any  # (E, 6) float64, see geometry
+    edge_start: Any  # (regions,) int64; region s is that of word s, those after S are of ignored words
+    edge_end: Any  # (regions,) int64
+    char_start: Any  # (S + 1,) int64
+    centres: Any  # (C, 2) float64
+    letters: Any  # (letters,) int32
+    letter_start: Any  # (S + 1,) int64
+    label: Any  # (S,) int64 orientation, -1 without one
+    irregular: Any  # (S,) bool
+    ignored: Any  # (V, S) bool
+    region: Any  # (V, S) int64, what is left of the word where it is ignored
+    order: Any  # (V, S) int64, the order in which an image's words are walked, counted from its first
+
+
+class Detections(NamedTuple):
+    """Detections of many images; S detections, P points, E edges."""
+
+    image_start: Any  # (images + 1,) int64
+    rings: Any  # (P, 2) float64
+    ring_start: Any  # (S + 1,) int64
+    style: Any  # (S,) uint8, see characters
+    bounds: Any  # (S, 4) float64
+    area: Any  # (S,) float64
+    edges: Any  # (E, 6) float64
+    edge_start: Any  # (S,) int64
+    edge_end: Any  # (S,) int64
+    false_positive_chars: Any  # (S,) int64
+    letters: Any  # (letters,) int32
+    letter_start: Any  # (S + 1,) int64
+    label: Any  # (S,) int64
+    irregular: Any  # (S,) bool
+
+
+class Pairs(NamedTuple):
+    """The pairs of some images."""
+
+    image_start: Any  # (images + 1,) int64 first pair of each image
+    gt: Any  # (M,) int64
+    det: Any  # (M,) int64
+    shared_area: Any  # (M,) float64
+    hit_count: Any  # (M,) int64 characters of the word that the detection contains
+    hit_start: Any  # (M + 1,) int64
+    hits: Any  # (H,) uint8, from hit_start[pair] on: whether the detection contains the word's character
+
+
+class Options(NamedTuple):
+    """What of a rule set the hot loop asks for."""
+
+    ap_constraint: float
+    ap_float32_constraint: float
+    in_float32: bool
+    ignores_strictly: bool
+    lcs_prefers_left: bool
+    reads_text: bool
+
+
 @inner
-def word_bounds(gt, first, last):
-    """Bounding boxes (n, 4) of words and their pseudo characters."""
-    boxes = gt.bounds[first:last].copy()
-    for g in range(last - first):
-        for c in range(gt.char_start[first + g], gt.char_start[first + g + 1]):
-            boxes[g, 0] = min(boxes[g, 0], gt.centres[c, 0])
-            boxes[g, 1] = min(boxes[g, 1], gt.centres[c, 1])
-            boxes[g, 2] = max(boxes[g, 2], gt.centres[c, 0])
-            boxes[g, 3] = max(boxes[g, 3], gt.centres[c, 1])
+def word_bounds(bounds, char_start, centres, first, last):
+    """Bounding boxes (last - first, 4) of words and their pseudo characters."""
+    boxes = np.empty((last - first, 4))
+    for g in range(first, last):
+        left = bounds[g, 0]
+        top = bounds[g, 1]
+        right = bounds[g, 2]
+        bottom = bounds[g, 3]
+        for c in range(char_start[g], char_start[g + 1]):
+            left = min(left, centres[c, 0])
+            top = min(top, centres[c, 1])
+            right = max(right, centres[c, 0])
+            bottom = max(bottom, centres[c, 1])
+        boxes[g - first, 0] = left
+        boxes[g - first, 1] = top
+        boxes[g - first, 2] = right
+        boxes[g - first, 3] = bottom
     return boxes
 
 
 @inner
-def mark_hits(gt, g, det, d, hits, start):
-    """Set ``hits[start + k]`` for each character k of word ``g`` that detection ``d`` contains; return how many."""
+def mark_hits(centres, ring, edges, box, is_open, hits, start):
+    """Set ``hits[start + k]`` for each of the ``centres`` (L, 2) that a detection contains; return how many."""
     count = 0
-    style = det.style[d]
-    ring = det.rings[det.ring_start[d] : det.ring_start[d + 1]]
-    edges = det.edges[det.edge_start[d] : det.edge_end[d]]
-    first = gt.char_start[g]
-    for k in range(gt.char_start[g + 1] - first):
-        x = gt.centres[first + k, 0]
-        y = gt.centres[first + k, 1]
+    for k in range(len(centres)):
+        x = centres[k, 0]
+        y = centres[k, 1]
         inside = False
-        if x >= det.bounds[d, 0] and x <= det.bounds[d, 2] and y >= det.bounds[d, 1] and y <= det.bounds[d, 3]:
-            if style == TRUNCATED or style == TRUNCATED_POINTS:
-                inside = contains_strictly(edges, x, y)
-            else:
-                inside = contains(ring, x, y)
+        if x >= box[0] and x <= box[2] and y >= box[1] and y <= box[3]:
+            inside = contains_strictly(edges, x, y) if is_open else contains(ring, x, y)
         hits[start + k] = inside
         count += inside
     return count
 
 
-@inner
-def find_pairs(gt, gt_first, gt_last, det, det_first, det_last):
-    """All pairs of one image that share area or a pseudo character.
+@kernel
+def find_pairs(words, gt_image, detections, first, last):
+    """All pairs of images ``first`` to ``last`` that share area or a pseudo character.
+
+    Args:
+        words: :class:`Words`.
+        gt_image: (n,) int64, the image in ``words`` of each image in ``detections``.
+        detections: :class:`Detections` of n images.
 
     Returns:
-        (pair_gt, pair_det, shared_area, hit_count, hit_start, hits): (M,) int64, int64, float64, int64, then
-        (M + 1,) int64 and (H,) uint8. Indices count from the image's first word and detection.
+        :class:`Pairs`.
     """
-    n_gt = gt_last - gt_first
-    n_det = det_last - det_first
-    capacity = n_gt + n_det + 16
+    det = detections
+    n_det = det.image_start[last] - det.image_start[first]
+    capacity = 2 * n_det + 16
+    image_start = np.zeros(last - first + 1, np.int64)
     pair_gt = np.empty(capacity, np.int64)
     pair_det = np.empty(capacity, np.int64)
     shared_area = np.empty(capacity)
@@ -71,78 +142,71 @@ def find_pairs(gt, gt_first, gt_last, det, det_first, det_last):
     hit_start = np.zeros(capacity + 1, np.int64)
     hits = np.empty(4 * capacity, np.uint8)
     size = 0
-    if n_gt > 0 and n_det > 0:
-        boxes = word_bounds(gt, gt_first, gt_last)
+    for image in range(first, last):
+        gt_first = words.image_start[gt_image[image]]
+        gt_last = words.image_start[gt_image[image] + 1]
+        det_first = det.image_start[image]
+        boxes = word_bounds(words.bounds, words.char_start, words.centres, gt_first, gt_last)
         order = spatial_order(boxes)
         tree, level_start = build_tree(boxes, order)
         stack = np.empty((8 * len(level_start) + 8, 2), np.int64)
-        found = np.empty(n_gt, np.int64)
-        for d in range(det_first, det_last):
-            n_found = query_tree(tree, level_start, order, det.bounds[d], stack, found)
+        found = np.empty(gt_last - gt_first, np.int64)
+        for d in range(det_first, det.image_start[image + 1]):
+            box = det.bounds[d]
+            n_found = query_tree(tree, level_start, order, box, stack, found)
             sort_indices(found, n_found)
+            ring = det.rings[det.ring_start[d] : det.ring_start[d + 1]]
             edges = det.edges[det.edge_start[d] : det.edge_end[d]]
+            is_open = det.style[d] == TRUNCATED or det.style[d] == TRUNCATED_POINTS
             for f in range(n_found):
                 g = gt_first + found[f]
+                start = hit_start[size]
+                centres = words.centres[words.char_start[g] : words.char_start[g + 1]]
                 if size == len(pair_gt):
                     pair_gt = longer(pair_gt, size + 1)
                     pair_det = longer(pair_det, size + 1)
                     shared_area = longer(shared_area, size + 1)
                     hit_count = longer(hit_count, size + 1)
                     hit_start = longer(hit_start, len(pair_gt) + 1)
-                start = hit_start[size]
-                length = gt.char_start[g + 1] - gt.char_start[g]
-                if start + length > len(hits):
-                    hits = longer(hits, start + length)
-                area = overlap_area(gt.edges[gt.edge_start[g] : gt.edge_end[g]], edges, det.bounds[d, 1])
-                count = mark_hits(gt, g, det, d, hits, start)
+                if start + len(centres) > len(hits):
+                    hits = longer(hits, start + len(centres))
+                area = overlap_area(words.edges[words.edge_start[g] : words.edge_end[g]], edges, box[1])
+                count = mark_hits(centres, ring, edges, box, is_open, hits, start)
                 if area > 0.0 or count > 0:
                     pair_gt[size] = found[f]
                     pair_det[size] = d - det_first
                     shared_area[size] = area
                     hit_count[size] = count
-                    hit_start[size + 1] = start + length
+                    hit_start[size + 1] = start + len(centres)
                     size += 1
-    return pair_gt[:size], pair_det[:size], shared_area[:size], hit_count[:size], hit_start[: size + 1], hits
+        image_start[image - first + 1] = size
+    return Pairs(
+        image_start, pair_gt[:size], pair_det[:size], shared_area[:size], hit_count[:size], hit_start[: size + 1], hits
+    )
 
 
 @inner
-def group_pairs(owner, n):
-    """Pairs by owner: (start (n + 1,), pairs (M,)) int64, each owner's in the order they had."""
+def group_pairs(pair_gt, n):
+    """Pairs by word: (start (n + 1,), pairs (M,)) int64, each word's in the order they had."""
     start = np.zeros(n + 1, np.int64)
-    for p in range(len(owner)):
-        start[owner[p] + 1] += 1
+    for p in range(len(pair_gt)):
+        start[pair_gt[p] + 1] += 1
     for i in range(n):
         start[i + 1] += start[i]
     at = start[:n].copy()
-    grouped = np.empty(len(owner), np.int64)
-    for p in range(len(owner)):
-        grouped[at[owner[p]]] = p
-        at[owner[p]] += 1
+    grouped = np.empty(len(pair_gt), np.int64)
+    for p in range(len(pair_gt)):
+        grouped[at[pair_gt[p]]] = p
+        at[pair_gt[p]] += 1
     return start, grouped
 
 
 @inner
-def area_precisions(gt, gt_first, region, ignored, det, det_first, pair_gt, pair_det, shared_area, in_float32):
-    """ap (M,) float64 of each pair, ignored words reduced to their regions (n_gt,) int64 of the edge table."""
-    ap = np.empty(len(pair_gt))
-    for p in range(len(pair_gt)):
-        g = pair_gt[p]
-        d = det_first + pair_det[p]
-        shared = shared_area[p]
-        if ignored[g] and region[g] != gt_first + g:
-            edges = gt.edges[gt.edge_start[region[g]] : gt.edge_end[region[g]]]
-            shared = overlap_area(edges, det.edges[det.edge_start[d] : det.edge_end[d]], det.bounds[d, 1])
-        ratio = shared / det.area[d] if det.area[d] > 0.0 else 0.0
-        ap[p] = np.float32(ratio) if in_float32 else ratio
-    return ap
-
-
-@inner
-def find_ignored_detections(ignored, order, gt_start, gt_pairs, pair_det, ap, hit_count, n_det, rules):
-    """Which detections (n_det,) bool an ignored word takes out, alone or several together."""
-    det_ignored = np.zeros(n_det, np.bool_)
+def find_ignored_detections(ignored, order, pair_gt, pair_det, ap, hit_count, det_ignored, threshold, options):
+    """Set ``det_ignored`` (n_det,) where an ignored word takes a detection out, alone or several together."""
+    n_det = len(det_ignored)
     summed = np.zeros(n_det)
-    threshold = rules.ap_float32_constraint if rules.in_float32 else rules.ap_constraint
+    gt_start, gt_pairs = group_pairs(pair_gt, len(ignored))
     for t in range(len(order)):
         g = order[t]
         if not ignored[g]:
@@ -152,22 +216,21 @@ def find_ignored_detections(ignored, order, gt_start, gt_pairs, pair_det, ap, hi
             d = pair_det[p]
             if hit_count[p] > 0:
                 total = summed[d] + ap[p]
-                summed[d] = np.float32(total) if rules.in_float32 else total
+                summed[d] = np.float32(total) if options.in_float32 else total
             reached = max(ap[p], summed[d])
-            det_ignored[d] |= reached > threshold if rules.ignores_strictly else reached >= threshold
-        if threshold <= 0.0 and not rules.ignores_strictly:
-            det_ignored[:] = True  # even a word that shares nothing has an ap of 0
-    return det_ignored
+            if reached > threshold or (reached == threshold and not options.ignores_strictly):
+                det_ignored[d] = True
+        if threshold <= 0.0 and not options.ignores_strictly:
+            for d in range(n_det):  # even a word that shares nothing has an ap of 0
+                det_ignored[d] = True
 
 
 @inner
-def relate(ignored, det_ignored, pair_gt, pair_det, ap, hit_count, rules):
-    """The match relation M: bits (M,) uint8 of ONE_TO_ONE, SPLIT and MERGE for each pair, 0 outside M."""
-    n_gt = len(ignored)
+def relate(ignored, det_ignored, pair_gt, pair_det, ap, hit_count, relation, threshold, merge_threshold):
+    """Fill ``relation`` (M,) uint8 with the match relation M of one image."""
     n_det = len(det_ignored)
-    threshold = rules.ap_float32_constraint if rules.in_float32 else rules.ap_constraint
-    row_touches = np.zeros(n_gt, np.int64)
-    row_valid_touches = np.zeros(n_gt, np.int64)
+    row_touches = np.zeros(len(ignored), np.int64)
+    row_valid_touches = np.zeros(len(ignored), np.int64)
     column_touches = np.zeros(n_det, np.int64)
     column_words = np.zeros(n_det, np.int64)
     column_ap = np.zeros(n_det)
@@ -182,18 +245,91 @@ def relate(ignored, det_ignored, pair_gt, pair_det, ap, hit_count, rules):
         if ap[p] >= threshold:
             row_touches[g] += 1
             column_touches[d] += 1
-            row_valid_touches[g] += not det_ignored[d]
-    relation = np.zeros(len(pair_gt), np.uint8)
+            if not det_ignored[d]:
+                row_valid_touches[g] += 1
     for p in range(len(pair_gt)):
         g = pair_gt[p]
         d = pair_det[p]
-        if hit_count[p] == 0 or ignored[g] or det_ignored[d]:
-            continue
-        if ap[p] >= threshold:
-            if row_touches[g] == 1 and column_touches[d] == 1:
-                relation[p] |= ONE_TO_ONE
-            if row_valid_touches[g] > 1:
-                relation[p] |= SPLIT
-        if column_words[d] > 1 and column_ap[d] >= rules.ap_constraint:
-            relation[p] |= MERGE
-    return relation
+        found = 0
+        if hit_count[p] > 0 and not ignored[g] and not det_ignored[d]:
+            if ap[p] >= threshold:
+                if row_touches[g] == 1 and column_touches[d] == 1:
+                    found |= ONE_TO_ONE
+                if row_valid_touches[g] > 1:
+                    found |= SPLIT
+            if column_words[d] > 1 and column_ap[d] >= merge_threshold:
+                found |= MERGE
+        relation[p] = found
+
+
+@kernel
+def relate_pairs(words, gt_image, detections, first, last, pairs, options):
+    """The match relation of images ``first`` to ``last`` in each view.
+
+    Args:
+        words, gt_image, detections, first, last: as for :func:`find_pairs`.
+        pairs: :class:`Pairs` of these images.
+        options: :class:`Options`.
+
+    Returns:
+        (ap (V, M) float64, relation (V, M) uint8 bits of ONE_TO_ONE, SPLIT and MERGE, ignored detections (V, D)
+        bool, counted from image ``first``).
+    """
+    views = len(words.ignored)
+    n_pairs = len(pairs.gt)
+    base = detections.image_start[first]
+    ap = np.empty((views, n_pairs))
+    relation = np.empty((views, n_pairs), np.uint8)
+    det_ignored = np.zeros((views, detections.image_start[last] - base), np.bool_)
+    threshold = options.ap_float32_constraint if options.in_float32 else options.ap_constraint
+    for image in range(first, last):
+        gt_first = words.image_start[gt_image[image]]
+        gt_last = words.image_start[gt_image[image] + 1]
+        det_first = detections.image_start[image]
+        det_last = detections.image_start[image + 1]
+        start = pairs.image_start[image - first]
+        end = pairs.image_start[image - first + 1]
+        pair_gt = pairs.gt[start:end]
+        pair_det = pairs.det[start:end]
+        hit_count = pairs.hit_count[start:end]
+        for view in range(views):
+            ignored = words.ignored[view, gt_first:gt_last]
+            ignores = False
+            for p in range(start, end):
+                g = gt_first + pairs.gt[p]
+                d = det_first + pairs.det[p]
+                shared = pairs.shared_area[p]
+                region = words.region[view, g]
+                if region != g:
+                    edges = words.edges[words.edge_start[region] : words.edge_end[region]]
+                    others = detections.edges[detections.edge_start[d] : detections.edge_end[d]]
+                    shared = overlap_area(edges, others, detections.bounds[d, 1])
+                ratio = shared / detections.area[d] if detections.area[d] > 0.0 else 0.0
+                ap[view, p] = np.float32(ratio) if options.in_float32 else ratio
+            for g in range(gt_last - gt_first):
+                ignores |= ignored[g]
+            mine = det_ignored[view, det_first - base : det_last - base]
+            if ignores:
+                find_ignored_detections(
+                    ignored,
+                    words.order[view, gt_first:gt_last],
+                    pair_gt,
+                    pair_det,
+                    ap[view, start:end],
+                    hit_count,
+                    mine,
+                    threshold,
+                    options,
+                )
+            relate(
+                ignored,
+                mine,
+                pair_gt,
+                pair_det,
+                ap[view, start:end],
+                hit_count,
+                relation[view, start:end],
+                threshold,
+                options.ap_constraint,
+            )
+    return ap, relation, det_ignored

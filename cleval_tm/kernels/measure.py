@@ -16,22 +16,9 @@ from cleval_tm.kernels.geometry import (
     write_edges,
 )
 
-REGULAR, IRREGULAR, CROSSING = range(3)
-"""A shape's state: as it should be; odd, but its edges tell its area; in need of repair before they do."""
-
-
-@inner
-def without_repeats(ring):
-    """The ring (P, 2) without points that repeat their neighbour."""
-    n = len(ring)
-    kept = np.empty((n, 2))
-    size = 0
-    for i in range(n):
-        j = i + 1 if i + 1 < n else 0
-        if ring[i, 0] != ring[j, 0] or ring[i, 1] != ring[j, 1]:
-            kept[size] = ring[i]
-            size += 1
-    return kept[:size]
+REGULAR, IRREGULAR, CROSSING, UNKNOWN = range(4)
+"""A shape's state: as it should be; odd, but its edges tell its area; in need of repair before they do; not
+looked at."""
 
 
 @inner
@@ -48,35 +35,25 @@ def is_convex(ring):
     return turns == 4 or turns == -4
 
 
-@inner
-def state_of(ring, area):
-    """REGULAR, IRREGULAR or CROSSING, of a ring (P, 2) with the signed area ``area``."""
-    if len(ring) == 4 and is_convex(ring):
-        return REGULAR
-    distinct = without_repeats(ring)
-    if len(distinct) > 3 and not is_simple(distinct):
-        return CROSSING
-    return IRREGULAR if len(distinct) < len(ring) or len(ring) < 3 or area == 0.0 else REGULAR
-
-
 @kernel
-def measure_shapes(points, ring_start, style, by_height, cap):
+def measure_shapes(points, ring_start, style, rectangle_aspect, by_height, cap):
     """Measure many shapes.
 
     Args:
         points: (P, 2) float64, the shapes' points as given, one ring behind the other.
         ring_start: (S + 1,) int64.
         style: (S,) uint8, see :mod:`cleval_tm.kernels.characters`.
+        rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
         by_height: whether a false positive's characters follow height / width.
         cap: most pseudo characters of a shape.
 
     Returns:
         (rings, edges, bounds, area, pseudo_length, false_positive_chars, state): the points of the rings that
         areas and containment use (P, 2) float64, their edges (P, 6) float64, (S, 4) float64 left, top, right,
-        bottom of each ring, (S,) float64 its area >= 0, (S,) int64 twice, (S,) uint8.
+        bottom of each ring, (S,) float64 its area >= 0, (S,) int64 twice, (S,) uint8 REGULAR or UNKNOWN.
     """
     n = len(style)
-    rings = points.copy()
+    rings = np.empty(points.shape)
     edges = np.empty((len(points), EDGE_COLUMNS))
     bounds = np.empty((n, 4))
     area = np.empty(n)
@@ -84,31 +61,71 @@ def measure_shapes(points, ring_start, style, by_height, cap):
     false_positive_chars = np.empty(n, np.int64)
     state = np.empty(n, np.uint8)
     for s in range(n):
-        shape = points[ring_start[s] : ring_start[s + 1]]
-        ring = rings[ring_start[s] : ring_start[s + 1]]
+        first = ring_start[s]
+        last = ring_start[s + 1]
+        snaps = style[s] == QUAD or style[s] == SNAPPED
         left = top = np.inf
         right = bottom = -np.inf
-        snaps = style[s] == QUAD or style[s] == SNAPPED
-        for i in range(len(ring)):
-            if snaps:
-                ring[i, 0] = np.trunc(ring[i, 0])
-                ring[i, 1] = np.trunc(ring[i, 1])
-            left = min(left, ring[i, 0])
-            right = max(right, ring[i, 0])
-            top = min(top, ring[i, 1])
-            bottom = max(bottom, ring[i, 1])
+        for i in range(first, last):
+            x = np.trunc(points[i, 0]) if snaps else points[i, 0]
+            y = np.trunc(points[i, 1]) if snaps else points[i, 1]
+            rings[i, 0] = x
+            rings[i, 1] = y
+            left = min(left, x)
+            right = max(right, x)
+            top = min(top, y)
+            bottom = max(bottom, y)
         bounds[s, 0] = left
         bounds[s, 1] = top
         bounds[s, 2] = right
         bounds[s, 3] = bottom
+        ring = rings[first:last]
         signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(ring)
-        write_edges(ring, np.sign(signed), edges[ring_start[s] : ring_start[s + 1]])
+        write_edges(ring, np.sign(signed), edges[first:last])
         area[s] = abs(signed)
-        state[s] = IRREGULAR if style[s] == TRUNCATED_POINTS else state_of(ring, signed)
-        lengths = lengths_of(shape, style[s], by_height, cap)
-        pseudo_length[s] = lengths[0]
-        false_positive_chars[s] = lengths[1]
+        state[s] = REGULAR if last - first == 4 and is_convex(ring) else UNKNOWN
+        pseudo_length[s], false_positive_chars[s] = lengths_of(
+            points[first:last], style[s], rectangle_aspect[s], by_height, cap
+        )
     return rings, edges, bounds, area, pseudo_length, false_positive_chars, state
+
+
+@inner
+def without_repeats(ring):
+    """The ring (P, 2) without points that repeat their neighbour."""
+    n = len(ring)
+    kept = np.empty((n, 2))
+    size = 0
+    for i in range(n):
+        j = i + 1 if i + 1 < n else 0
+        if ring[i, 0] != ring[j, 0] or ring[i, 1] != ring[j, 1]:
+            kept[size, 0] = ring[i, 0]
+            kept[size, 1] = ring[i, 1]
+            size += 1
+    return kept[:size]
+
+
+@kernel
+def inspect_rings(rings, ring_start, area, state):
+    """Replace every UNKNOWN in ``state`` by what the ring is.
+
+    Args:
+        rings: (P, 2) float64.
+        ring_start: (S + 1,) int64.
+        area: (S,) float64.
+        state: (S,) uint8, changed in place.
+    """
+    for s in range(len(state)):
+        if state[s] != UNKNOWN:
+            continue
+        ring = rings[ring_start[s] : ring_start[s + 1]]
+        distinct = without_repeats(ring)
+        if len(distinct) > 3 and not is_simple(distinct):
+            state[s] = CROSSING
+        elif len(distinct) < len(ring) or len(ring) < 3 or area[s] == 0.0:
+            state[s] = IRREGULAR
+        else:
+            state[s] = REGULAR
 
 
 @kernel
@@ -127,8 +144,9 @@ def shorter_sides(points, ring_start):
         for c in range(4):
             along = u + width if c == 1 or c == 2 else u
             across = v + height if c >= 2 else v
-            corners[c, 0] = np.rint(along * ex - across * ey)
-            corners[c, 1] = np.rint(along * ey + across * ex)
+            # Through float32, so that a corner on .5 rounds as .5 whatever the last bits say.
+            corners[c, 0] = np.rint(np.float32(along * ex - across * ey))
+            corners[c, 1] = np.rint(np.float32(along * ey + across * ex))
         lengths = np.empty(4)
         for c in range(4):
             d = (c + 1) & 3

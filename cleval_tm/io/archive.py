@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,17 @@ MAX_BYTES = 512 * 2**20
 
 _NO_ANNOTATION = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _File = TypeVar("_File")
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)  # RuntimeError: encrypted
+# what zipfile raises on damaged archives: RuntimeError for encrypted ones, ValueError for broken names
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
 _STRIPPED = ("gt_", "res_", ".txt", ".json", ".jpg")
 
 
@@ -81,14 +92,14 @@ class Source:
             yield file.name, str(file), file.read_bytes()
 
     def _zip(self, path: Path) -> Iterator[tuple[str, str, bytes]]:
-        try:
-            archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise AnnotationError(
-                f"{path}: expected a folder or a ZIP of text files, one an image, but it is no readable ZIP "
-                f"({error})"
-            ) from error
-        with archive:
+        with path.open("rb") as file:
+            try:
+                archive = zipfile.ZipFile(file)
+            except _UNREADABLE as error:
+                raise AnnotationError(
+                    f"{path}: expected a folder or a ZIP of text files, one an image, but it is no readable "
+                    f"ZIP ({error})"
+                ) from error
             members = {
                 member.filename: member
                 for member in archive.infolist()

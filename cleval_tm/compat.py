@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cleval_tm import metric
-from cleval_tm.counts import COUNTS, corpus_scores, scale_bins_of
+from cleval_tm.counts import COUNTS, corpus_scores
+from cleval_tm.encode import IGNORED_TEXT, as_array
 from cleval_tm.evaluation import ImageCounts, count_images
 from cleval_tm.rules import CLEvalRules
 
@@ -39,7 +40,7 @@ class _OneImageMetric(metric.CLEvalMetric):
     def _options(self) -> tuple[Any, ...]:
         return (*super()._options(), self.scale_range)
 
-    def update(  # type: ignore[override]
+    def update(
         self,
         det_quads: Any,
         gt_quads: Any,
@@ -54,31 +55,26 @@ class _OneImageMetric(metric.CLEvalMetric):
             det_quads: (N, 8) detected shapes, in pixels: an array, a tensor, or a list of flat lists.
             gt_quads: (M, 8) shapes of the ground truth, likewise.
             det_letters: N texts; ``None`` without recognition, which leaves the e2e figures at 0.
-            gt_letters: M texts, of which those of ignored words may be ``None``; ``None`` without recognition.
-            gt_is_dcs: M flags, true for words to ignore; where ``None``, a word is ignored if its text is ``###``.
-            img_longer_length: longer side of the image, in pixels; needed where words are told apart by scale.
+            gt_letters: M texts (``None`` for an ignored word will do); ``None`` without recognition.
+            gt_is_dcs: M flags, true for words to ignore; without, words whose text is ``###`` are ignored.
+            img_longer_length: longer side of the image, in pixels; needed with ``scale_wise``.
 
         Raises:
             ValueError, TypeError: if the image is not as expected; nothing is counted then.
         """
         if self.scale_bins is not None and img_longer_length is None:
             raise ValueError(
-                "Expected argument `img_longer_length` to be the longer side of the image with `scale_wise=True` "
-                "but got None"
+                "Expected argument `img_longer_length` to be the longer side of the image "
+                "with `scale_wise=True` but got None"
             )
         pred = _image(det_quads, det_letters)
         target = _image(gt_quads, gt_letters)
-        ignore = _ignored(gt_is_dcs, gt_letters)
-        if ignore is not None:
-            target["ignore"] = ignore
-            if gt_letters is not None:
-                target["texts"] = [
-                    "###" if letters is None and dc else letters
-                    for letters, dc in zip(gt_letters, ignore, strict=False)
-                ]
+        if gt_is_dcs is not None:
+            target |= _ignoring(gt_is_dcs, gt_letters)
         if img_longer_length is not None:
             target["image_size"] = (img_longer_length, img_longer_length)
-        self._append(self._rows(self._counted([pred], [target])))
+        counted = self._counted([pred], [target])
+        self._append(self._rows(counted.counts, counted.image_ids, counted.scale_counts))
 
     def _counted(self, preds: list[dict[str, Any]], target: list[dict[str, Any]]) -> ImageCounts:
         e2e = "texts" in preds[0] and "texts" in target[0]
@@ -90,13 +86,11 @@ class _OneImageMetric(metric.CLEvalMetric):
         return counted
 
     def _some_out_of_range(self, target: dict[str, Any]) -> bool:
-        """Whether a word may be out of ``scale_range``; words no wider than the image are all within (0, 1)."""
-        shapes = target["polygons"]
+        """Whether a word may be out of ``scale_range``; one that is no wider than the image is in (0, 1)."""
         if self.scale_range != (0.0, 1.0):
             return True
-        quads = [shapes.reshape(len(shapes), -1, 2)] if isinstance(shapes, np.ndarray) else [s[None] for s in shapes]
-        longer = target["image_size"][0]
-        return any(np.hypot(*np.ptp(some, axis=1).T).max(initial=0.0) > longer for some in quads)
+        extents = [np.ptp(as_array(shape).reshape(-1, 2), axis=0) for shape in target["polygons"]]
+        return any(np.hypot(*extent) > target["image_size"][0] for extent in extents)
 
     def _scored(self, block: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Scores and counts of all words (block 0) or of a scale bin (from 1 on), as 0-d tensors."""
@@ -160,12 +154,12 @@ class CLEvalMetric(_OneImageMetric):
         )
         super().__init__(rules, dist_sync_on_step, scale_bins if scale_wise else None, scale_range)
 
-    def compute(self) -> dict[str, Any]:  # type: ignore[override]
+    def compute(self) -> dict[str, Any]:
         """``det_r det_p det_h e2e_r e2e_p e2e_h num_splitted num_merged num_char_overlapped scale_wise``.
 
         Returns:
-            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a dict of
-            the same kind for each bin, by its (low, high).
+            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a
+            dict of the same kind for each bin, by its (low, high).
         """
         return self._nested(self._result)
 
@@ -229,12 +223,12 @@ class UpstageCLEvalMetric(_OneImageMetric):
         )
         super().__init__(rules, dist_sync_on_step, scale_bins if scale_wise else None, scale_range)
 
-    def compute(self) -> dict[str, Any]:  # type: ignore[override]
+    def compute(self) -> dict[str, Any]:
         """``precision recall f1 num_splitted num_merged num_char_overlapped scale_wise``.
 
         Returns:
-            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a dict of
-            the same kind for each bin, by its (low, high).
+            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a
+            dict of the same kind for each bin, by its (low, high).
         """
         return self._nested(self._result)
 
@@ -256,28 +250,19 @@ def _split_and_merged(counts: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _image(shapes: Any, letters: Any) -> dict[str, Any]:
-    image: dict[str, Any] = {"polygons": _shapes(shapes)}
-    if letters is not None:
-        image["texts"] = list(letters)
-    return image
+def _image(shapes: Any, letters: Sequence[str | None] | None) -> dict[str, Any]:
+    return {"polygons": shapes} if letters is None else {"polygons": shapes, "texts": letters}
 
 
-def _shapes(shapes: Any) -> Any:
-    """Flat lists of coordinates as arrays of points; arrays and tensors as they are."""
-    if isinstance(shapes, Tensor | np.ndarray):
-        return shapes
-    flat = [np.asarray(shape, dtype=np.float64).reshape(-1) for shape in shapes]
-    if flat and all(len(shape) == 8 for shape in flat):
-        return np.stack(flat)
-    return [shape.reshape(-1, 2) for shape in flat]
-
-
-def _ignored(flags: Sequence[bool | None] | None, letters: Sequence[str | None] | None) -> list[bool] | None:
-    """One flag a word; by its text where the flag is ``None``. ``None`` where no flags were given at all."""
-    if flags is None:
-        return None
-    given = list(flags)
-    if letters is None or all(flag is not None for flag in given):
-        return [bool(flag) for flag in given]
-    return [text == "###" if flag is None else bool(flag) for flag, text in zip(given, letters, strict=False)]
+def _ignoring(flags: Sequence[bool | None], letters: Sequence[str | None] | None) -> dict[str, Any]:
+    """What flags say of an image: where one is ``None`` the text decides; an ignored word needs no text."""
+    if letters is None:
+        return {"ignore": [bool(flag) for flag in flags]}
+    ignore = [
+        text == IGNORED_TEXT if flag is None else bool(flag)
+        for flag, text in zip(flags, letters, strict=True)
+    ]
+    texts = [
+        IGNORED_TEXT if text is None and skip else text for text, skip in zip(letters, ignore, strict=True)
+    ]
+    return {"ignore": ignore, "texts": texts}

@@ -1,4 +1,4 @@
-"""CLEval as a torchmetrics metric: one table of integers as its state, every score a function of that table."""
+"""CLEval as a torchmetrics metric: its state is one table of integers, every score a function of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cleval_tm.counts import (
     total_counts,
 )
 from cleval_tm.encode import checked_scale_bins
-from cleval_tm.evaluation import ImageCounts, count_images
+from cleval_tm.evaluation import count_images
 from cleval_tm.rules import CLEvalRules
 
 NO_ID = -(2**63)
@@ -72,8 +72,8 @@ def distinct_rows(table: IntTable) -> IntTable:
     differing = table[1:, 0][repeats & (table[1:] != table[:-1]).any(axis=1)]
     if len(differing):
         rank_zero_warn(
-            f"{len(np.unique(differing))} `image_id`s came more than once with different counts; one row of each "
-            "counts. This is so where predictions differ from rank to rank, or where an id stands for two images."
+            f"{len(np.unique(differing))} `image_id`s came more than once with different counts; one row of "
+            "each counts. Predictions that differ between ranks do this, or an id that stands for two images."
         )
     return table[np.concatenate(([True], ~repeats))]
 
@@ -141,15 +141,16 @@ class CLEvalMetric(Metric):
         self.per_image = per_image
         if self.rules.clamp_per_image and not per_image:
             raise ValueError(
-                "Expected argument `per_image` to be True under rules that clamp in each image (`clamp_per_image`, "
-                f"as {self.rules.name!r} does) but got {per_image!r}"
+                "Expected argument `per_image` to be True under rules that clamp in each image "
+                f"(`clamp_per_image`, as {self.rules.name!r} does) but got {per_image!r}"
             )
         self._bins = [] if self.scale_bins is None else scale_bins_of(self.scale_bins)
         self._columns = 1 + len(COUNTS) * (1 + len(self._bins))
         self.score_names = tuple(self._scores(np.zeros((0, self._columns), dtype=np.int64)))
         if score is not None and score not in self.score_names:
             raise ValueError(
-                f"Expected argument `score` to be None or one of {', '.join(self.score_names)} but got {score!r}"
+                f"Expected argument `score` to be None or one of {', '.join(self.score_names)} "
+                f"but got {score!r}"
             )
         self.score = score
         self._state = self._state_name()
@@ -168,13 +169,12 @@ class CLEvalMetric(Metric):
         """Count a batch of images.
 
         Args:
-            preds: an image dict for each image: ``"polygons"`` ((N, 8) or (N, P, 2), or a list of (P_i, 2)) or
-                ``"boxes"`` ((N, 4), xyxy), ``"texts"`` (a list of str), ``"orientation_labels"``. Tensors on any
-                device, arrays and lists; a batch on an accelerator is copied to the host once.
-            target: as many dicts of the same kind, with ``"ignore"`` ((N,) bool), ``"image_size"`` (height, width)
-                and ``"image_id"`` (str or int) besides; or an encoded
-                :class:`~cleval_tm.encode.GroundTruth`. Both sides may also be one (B, N, 8), (B, N, 4, 2) tensor or
-                array of polygons.
+            preds: a dict for each image: ``"polygons"`` ((N, 8), (N, P, 2) or a list of (P_i, 2)) or
+                ``"boxes"`` ((N, 4), xyxy), ``"texts"`` (a list of str), ``"orientation_labels"``. Tensors on
+                any device, arrays and lists; a batch on an accelerator is copied to the host once.
+            target: as many dicts of the same kind, and ``"ignore"`` ((N,) bool), ``"image_size"`` (height,
+                width) and ``"image_id"`` (str or int); or a :class:`~cleval_tm.encode.GroundTruth`. Both
+                sides may also be one (B, N, 8) or (B, N, P, 2) tensor or array of polygons.
 
         Raises:
             ValueError, TypeError: if an image is not as expected; the message names the image and what is
@@ -184,7 +184,35 @@ class CLEvalMetric(Metric):
         counted = count_images(
             _as_images(preds), _as_images(target), self.rules, e2e=self.e2e, scale_bins=self.scale_bins
         )
-        self._append(self._rows(counted))
+        self._append(self._rows(counted.counts, counted.image_ids, counted.scale_counts))
+
+    def add_counts(
+        self, counts: IntTable, image_ids: Sequence[str | int | None], scale_counts: IntTable | None = None
+    ) -> None:
+        """Add images that were counted elsewhere, with the same options: an ``update`` without the counting.
+
+        Args:
+            counts: (n, len(COUNTS)) int64, a row an image.
+            image_ids: the n images' ids.
+            scale_counts: (n, bins, len(COUNTS)) int64, needed with ``scale_bins``.
+
+        Raises:
+            ValueError: if shapes do not fit; nothing is added then.
+            TorchMetricsUserError: if the metric is synced.
+        """
+        if self._is_synced:
+            raise TorchMetricsUserError(_SYNCED.format("add_counts"))
+        n, bins = len(image_ids), len(self._bins)
+        for name, table, shape in (
+            ("counts", counts, (n, len(COUNTS))),
+            ("scale_counts", scale_counts, (n, bins, len(COUNTS)) if bins else None),
+        ):
+            if (None if table is None else np.shape(table)) != shape:
+                came = None if table is None else np.shape(table)
+                raise ValueError(f"Expected argument `{name}` to be of shape {shape} but got {came}")
+        self._append(self._rows(counts, image_ids, scale_counts))
+        self._update_count += 1
+        self._computed = None
 
     def compute(self) -> dict[str, Tensor] | Tensor:
         """Scores of all images so far, over all ranks.
@@ -215,8 +243,8 @@ class CLEvalMetric(Metric):
         """The rows that count, synced over ranks as :meth:`compute` is.
 
         Returns:
-            (n, 1 + len(COUNTS) * (1 + bins)) int64: the key (:func:`image_key`), the counts, the counts of each
-            scale bin. With ``per_image=False`` one row of sums, or none, with the number of images for a key.
+            (n, 1 + len(COUNTS) * (1 + bins)) int64: the key (:func:`image_key`), the counts, the counts of
+            each scale bin. With ``per_image=False`` one row of sums, its first column the number of images.
         """
         should_sync = self._to_sync and not self._is_synced
         self.sync(dist_sync_fn=self.dist_sync_fn, should_sync=should_sync)
@@ -260,7 +288,7 @@ class CLEvalMetric(Metric):
         setattr(self, self._state, epoch)
         for rows in batch:
             self._append(rows)
-        self._forward_cache = value
+        self._forward_cache: Any = value
         return value
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
@@ -280,7 +308,8 @@ class CLEvalMetric(Metric):
             updates, incoming_state = incoming_state.update_count, incoming_state.metric_state
         if not isinstance(incoming_state, dict):
             raise ValueError(
-                f"Expected argument `incoming_state` to be a CLEvalMetric or its state but got {incoming_state!r}"
+                "Expected argument `incoming_state` to be a CLEvalMetric or its state "
+                f"but got {incoming_state!r}"
             )
         self._reduce_states(incoming_state)
         self._computed = None
@@ -292,12 +321,14 @@ class CLEvalMetric(Metric):
         setattr(self, self._state, [])
         super().reset()
 
-    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(  # type: ignore[override]
+        self, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """The state as one (n, columns) int64 tensor, if :meth:`persistent` was called."""
-        destination = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        saved = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
         if self._persistent[self._state]:
-            destination[prefix + self._state] = self._joined().clone()
-        return destination
+            saved[prefix + self._state] = self._joined().clone()
+        return saved
 
     def _load_from_state_dict(
         self,
@@ -386,23 +417,26 @@ class CLEvalMetric(Metric):
             self._append(part)
 
     def _checked(self, state: Any, what: str) -> list[Tensor]:
-        """The tables in ``state`` that hold rows, on this metric's device; an error if they are none of ours."""
+        """The tables in ``state`` that hold rows, on this metric's device; ValueError if they are no such."""
         parts = [state] if isinstance(state, Tensor) else list(state)
         parts = [part for part in parts if not isinstance(part, Tensor) or part.numel()]
         for part in parts:
-            if not isinstance(part, Tensor) or part.dtype != torch.int64 or part.shape[1:] != (self._columns,):
-                came = f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else repr(part)
+            shape = tuple(part.shape) if isinstance(part, Tensor) else None
+            if shape is None or part.dtype != torch.int64 or shape[1:] != (self._columns,):
+                came = repr(part) if shape is None else f"{part.dtype} of shape {shape}"
                 raise ValueError(f"Expected {what} to be int64 of shape (n, {self._columns}) but got {came}")
         return [part.to(self.device) for part in parts]
 
-    def _rows(self, counted: ImageCounts) -> Tensor:
+    def _rows(
+        self, counts: IntTable, image_ids: Sequence[str | int | None], scale_counts: IntTable | None
+    ) -> Tensor:
         """(n, columns) int64: key, counts, counts of each bin; one row of sums where images are not kept."""
-        n = len(counted.counts)
+        n = len(counts)
         table = np.empty((n, self._columns), dtype=np.int64)
-        table[:, 0] = [image_key(image_id) for image_id in counted.image_ids] if self.per_image else 1
-        table[:, 1 : 1 + len(COUNTS)] = counted.counts
-        if counted.scale_counts is not None:
-            table[:, 1 + len(COUNTS) :] = counted.scale_counts.reshape(n, -1)
+        table[:, 0] = [image_key(image_id) for image_id in image_ids] if self.per_image else 1
+        table[:, 1 : 1 + len(COUNTS)] = counts
+        if scale_counts is not None:
+            table[:, 1 + len(COUNTS) :] = scale_counts.reshape(n, -1)
         return torch.from_numpy(table if self.per_image else table.sum(axis=0, keepdims=True))
 
     def _append(self, rows: Tensor) -> None:
@@ -424,7 +458,8 @@ class CLEvalMetric(Metric):
 
     def _joined(self) -> Tensor:
         parts = getattr(self, self._state)
-        return self._join(parts) if parts else torch.zeros((0, self._columns), dtype=torch.int64, device=self.device)
+        empty = torch.zeros((0, self._columns), dtype=torch.int64, device=self.device)
+        return self._join(parts) if parts else empty
 
     def _distinct(self) -> IntTable:
         table: IntTable = self._joined().cpu().numpy()
@@ -446,7 +481,9 @@ _SYNCED = "The metric is synced: `{}` would be lost. Call `unsync` first."
 
 
 def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else {name: _copied(item) for name, item in value.items()}
+    if isinstance(value, Tensor):
+        return value.clone()
+    return {name: _copied(item) for name, item in value.items()}
 
 
 def _as_images(side: Any) -> Any:
@@ -454,4 +491,3 @@ def _as_images(side: Any) -> Any:
     if isinstance(side, Tensor | np.ndarray) and side.ndim >= 3:
         return [{"polygons": polygons} for polygons in side]
     return side
-

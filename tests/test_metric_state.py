@@ -77,7 +77,8 @@ def test_merging_gives_the_bits_of_one_metric(corpus, truth, by, per_image):
     preds, target = corpus
     options = {"scale_bins": BINS, "per_image": per_image}
     whole, part = (
-        updated(CLEvalMetric(**options), preds[start:end], target[start:end]) for start, end in ((0, 7), (7, 20))
+        updated(CLEvalMetric(**options), preds[start:end], target[start:end])
+        for start, end in ((0, 7), (7, 20))
     )
     whole.compute()  # a cache that the merge must drop
     whole.merge_state(part if by == "metric" else part.metric_state)

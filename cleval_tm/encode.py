@@ -373,12 +373,8 @@ class _Side:
                 texts += mine
         if self.kept is not None:
             texts = [text for text, kept in zip(texts, self.kept.tolist(), strict=True) if kept]
-        for at, text in enumerate(texts):
-            if not isinstance(text, str):
-                i = int(np.searchsorted(self.image_start, at, "right")) - 1
-                raise TypeError(
-                    f"Expected {self.where(i)}['texts'][{at - self.image_start[i]}] to be a str but got {text!r}"
-                )
+        if set(map(type, texts)) - {str}:
+            self._refuse_non_texts(texts)
         return texts, np.repeat(given, np.diff(self.image_start))
 
     def must_have_texts(self) -> None:
@@ -392,9 +388,11 @@ class _Side:
 
     def ignored(self, texts: list[str]) -> npt.NDArray[np.bool_]:
         """Which words do not count: those flagged, or, in images without flags, those whose text is ###."""
-        flagged = [image.get("ignore") for image in self.images]
-        ignored = np.array([text == IGNORED_TEXT for text in texts], np.bool_)
-        for i, flags in enumerate(flagged):
+        ignored = np.zeros(len(texts), np.bool_)
+        if IGNORED_TEXT in texts:
+            ignored[:] = [text == IGNORED_TEXT for text in texts]
+        for i, image in enumerate(self.images):
+            flags = image.get("ignore")
             if flags is not None:
                 mine = as_array(flags).reshape(-1)
                 self._must_count(i, "ignore", len(mine))
@@ -551,6 +549,12 @@ class _Side:
         if self.rules.polygons != "upstage" and self.ring_lengths.min(initial=1) < 1:
             i, shape = self._place_of(int(np.argmin(self.ring_lengths)))
             raise ValueError(f"Expected shape {shape} of {self.where(i)} to have at least 1 point but it has none")
+
+    def _refuse_non_texts(self, texts: list[str]) -> None:
+        for at, text in enumerate(texts):
+            if not isinstance(text, str):
+                i, shape = self._place_of(at)
+                raise TypeError(f"Expected {self.where(i)}['texts'][{shape}] to be a str but got {text!r}")
 
     def _place_of(self, at: int) -> tuple[int, int]:
         """Image of the shape ``at``, and its number there."""

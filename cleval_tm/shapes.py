@@ -120,7 +120,7 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
     if not ignored.any():
         return region
     hidden, overlapping = overlapping_words(
-        image_start, shapes.bounds, shapes.edges, shapes.edge_start, shapes.edge_end
+        image_start, ignored.any(axis=0), shapes.bounds, shapes.edges, shapes.edge_start, shapes.edge_end
     )
     takers: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for view in range(views):

@@ -158,18 +158,19 @@ def shorter_sides(points, ring_start):
 
 
 @kernel
-def overlapping_words(image_start, bounds, edges, edge_start, edge_end):
-    """Pairs of words of one image that share area, each pair both ways.
+def overlapping_words(image_start, asked, bounds, edges, edge_start, edge_end):
+    """The words that share area with those asked for.
 
     Args:
         image_start: (images + 1,) int64.
+        asked: (S,) bool.
         bounds: (S, 4) float64.
         edges: (E, 6) float64.
         edge_start: (regions,) int64.
         edge_end: (regions,) int64.
 
     Returns:
-        (word, other): (pairs,) int64 each.
+        (word, other): (pairs,) int64 each, a word asked for and another of its image.
     """
     word = np.empty(16, np.int64)
     other = np.empty(16, np.int64)
@@ -177,7 +178,10 @@ def overlapping_words(image_start, bounds, edges, edge_start, edge_end):
     for image in range(len(image_start) - 1):
         first = image_start[image]
         n = image_start[image + 1] - first
-        if n < 2:
+        count = 0
+        for g in range(first, first + n):
+            count += asked[g]
+        if count == 0 or n < 2:
             continue
         boxes = bounds[first : first + n]
         order = spatial_order(boxes)
@@ -185,6 +189,8 @@ def overlapping_words(image_start, bounds, edges, edge_start, edge_end):
         stack = np.empty((8 * len(level_start) + 8, 2), np.int64)
         found = np.empty(n, np.int64)
         for g in range(first, first + n):
+            if not asked[g]:
+                continue
             n_found = query_tree(tree, level_start, order, bounds[g], stack, found)
             for f in range(n_found):
                 h = first + found[f]

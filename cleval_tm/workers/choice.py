@@ -67,6 +67,11 @@ class Comparison:
         return self.noise > UNCLEAR and abs(math.log(self.ratio)) <= self.noise
 
     @property
+    def hides_a_gain(self) -> bool:
+        """Whether it might be faster by more than :data:`UNCLEAR`."""
+        return self.ratio * (1 - self.noise) < 1 - UNCLEAR
+
+    @property
     def equal(self) -> bool:
         """Whether it is as fast as the other: within the noise, or within :data:`TOLERANCE`."""
         return not self.unclear and self.ratio <= 1 + max(TOLERANCE, min(self.noise, UNCLEAR))
@@ -160,9 +165,9 @@ def choose(
         raise ValueError("Expected argument `times` to hold at least one measured candidate but got none")
     fastest = _fastest(measured, paired)
     against = _share_noise(
-        {workers: compare(measured[workers], measured[fastest], paired=paired) for workers in measured},
-        fastest,
+        {w: compare(measured[w], measured[fastest], paired=paired) for w in measured if w != fastest}
     )
+    against[fastest] = Comparison(1.0, 0.0, paired)
     equal = tuple(sorted(w for w, result in against.items() if result.equal))
     unclear = tuple(sorted(w for w, result in against.items() if result.unclear))
     suggestion, conclusive, against_current = equal[0], True, None
@@ -170,7 +175,7 @@ def choose(
         suggestion = next(
             w for w in (*equal, fastest) if not compare(measured[w], measured[current], paired=paired).slower
         )
-    if any(w < suggestion or w == current for w in unclear):
+    if any(w < suggestion or w == current or against[w].hides_a_gain for w in unclear):
         conclusive = False
         if current in measured and (current in unclear or current in equal):
             suggestion = current
@@ -189,17 +194,8 @@ def _fastest(measured: Mapping[int, Mapping[int, float]], paired: bool) -> int:
     return best
 
 
-def _share_noise(against: dict[int, Comparison], fastest: int) -> dict[int, Comparison]:
+def _share_noise(against: Mapping[int, Comparison]) -> dict[int, Comparison]:
     """Raise implausibly small noise to the typical one: three repeats agree by luck now and then."""
-    known = [
-        result.noise
-        for workers, result in against.items()
-        if workers != fastest and math.isfinite(result.noise)
-    ]
+    known = [result.noise for result in against.values() if math.isfinite(result.noise)]
     typical = median(known) if known else 0.0
-    return {
-        workers: result
-        if workers == fastest
-        else Comparison(result.ratio, max(result.noise, typical), result.paired)
-        for workers, result in against.items()
-    }
+    return {w: Comparison(r.ratio, max(r.noise, typical), r.paired) for w, r in against.items()}

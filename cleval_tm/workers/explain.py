@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cleval_tm.workers.result import WorkerResult, WorkerSweep
 
-_LITTLE_WAITING = 0.15
+_LITTLE_WAITING = 0.20
+_MUCH_STARTING = 0.15
 _BUSY = 0.90
+_FEW = 3
 
 
 def explain(sweep: WorkerSweep) -> str:
@@ -77,8 +79,10 @@ def _bottleneck(sweep: WorkerSweep, row: WorkerResult) -> str:
         return "the step is the bottleneck"
     if row.cpu_use is not None and row.cpu_use >= _BUSY:
         return "the CPUs are the bottleneck"
-    if row.num_workers and row.startup_s is not None and row.startup_s > 5 * (row.seconds_per_step or 0.0):
-        return "starting the workers at each epoch is a large part of it"
+    if row.num_workers and row.steady and row.seconds_per_step:
+        starting = 1 - row.steady / row.seconds_per_step
+        if starting > _MUCH_STARTING:
+            return f"starting the workers at each epoch is {100 * starting:.0f} % of the time"
     return "loading is the bottleneck, but not for want of CPU"
 
 
@@ -93,11 +97,11 @@ def _processor(sweep: WorkerSweep) -> str:
 
 def _inconclusive(sweep: WorkerSweep) -> str:
     choice = sweep.choice
-    pairs = [
+    pairs: list[str] = [
         f"{w} against {choice.fastest}: {100 * (choice.against_fastest[w].ratio - 1):+.0f} %"
         + ("" if choice.against_fastest[w].noise > 9 else f" ± {100 * choice.against_fastest[w].noise:.0f} %")
-        for w in choice.unclear
-    ]
+        for w in choice.unclear[:_FEW]
+    ] + ["..."] * (len(choice.unclear) > _FEW)
     keeps = "the current value stays" if choice.suggestion == sweep.current else "the suggestion is a guess"
     return (
         f"Inconclusive: the measurement is too noisy to tell the candidates apart "

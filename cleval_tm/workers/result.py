@@ -37,6 +37,7 @@ class WorkerResult:
         memory_bytes: Memory of all workers together (PSS: shared pages counted once), in bytes; None if
             unknown.
         startup_s: Seconds from the start of an epoch to its first batch; None if unknown.
+        steady: Seconds per step within an epoch, what its start and end cost left out; None if unknown.
         steps: Number of steps measured, all repeats together.
         prefetch_factor: As the loader had it; None with 0 workers or if unknown.
         persistent_workers: As the loader had it; None if unknown.
@@ -52,6 +53,7 @@ class WorkerResult:
     cpu_use: float | None = None
     memory_bytes: int | None = None
     startup_s: float | None = None
+    steady: float | None = None
     steps: int = 0
     prefetch_factor: int | None = None
     persistent_workers: bool | None = None

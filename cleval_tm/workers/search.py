@@ -18,6 +18,7 @@ LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 _HELPS = 0.97
 _PAST_THE_BEST = 2
+_PATIENCE = 1.5
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class _Series:
             cpu_use=_median(t.cpu_use for t in good.values()),
             memory_bytes=max((t.memory_bytes for t in trials if t.memory_bytes is not None), default=None),
             startup_s=_median(t.startup_s for t in good.values()),
+            steady=_median(t.steady for t in good.values()),
             steps=sum(t.steps for t in trials),
             prefetch_factor=last.prefetch_factor,
             persistent_workers=last.persistent_workers,
@@ -119,7 +121,7 @@ class Search:
         current: The value in use now; always measured.
         candidates: Exactly these, with 0 and ``current``; None climbs :data:`LADDER` as long as it helps.
         repeats: Rounds for every candidate.
-        max_repeats: Rounds for candidates that are still unclear then.
+        max_repeats: Rounds for candidates still unclear then, for one and a half times as long again.
         progress: Told before each trial: what comes, seconds gone, seconds left (an estimate).
     """
 
@@ -149,10 +151,14 @@ class Search:
         """Measure all candidates; afterwards :meth:`results` has them."""
         self._climb()
         self._rounds(self._alive(), self._repeats - 1)
-        while more := self._beyond():
-            self._rounds([*self._contenders(), *more], self._repeats)
-        while (unclear := self._undecided()) and self._round < 4 * self._max_repeats:
-            self._rounds(unclear, 1)
+        patience = (1 + _PATIENCE) * (time.perf_counter() - self._start)
+        while True:
+            if more := self._beyond():
+                self._rounds([*self._contenders(), *more], self._repeats)
+            elif time.perf_counter() - self._start < patience and (unclear := self._undecided()):
+                self._rounds(unclear, 1)
+            else:
+                break
 
     def results(self) -> tuple[WorkerResult, ...]:
         """A row for each number of workers."""
@@ -212,12 +218,13 @@ class Search:
         self._round += 1
 
     def _beyond(self) -> list[Setting]:
-        """Rungs not measured yet, up to the second above the fastest: it may still get faster there."""
+        """Rungs not measured yet, up to the second above the fewest that are as fast as the fastest."""
         choice = self.choice()
         if choice is None or self._given is not None:
             return []
-        above = [w for w in LADDER if w > choice.fastest][:_PAST_THE_BEST]
-        wanted = [Setting(w) for w in LADDER if w <= max(above, default=choice.fastest)]
+        fewest = choice.equal[0]
+        above = [w for w in LADDER if w > fewest][:_PAST_THE_BEST]
+        wanted = [Setting(w) for w in LADDER if w <= max(above, default=fewest)]
         return [setting for setting in wanted if setting not in self._series]
 
     def _contenders(self) -> list[Setting]:

@@ -232,7 +232,7 @@ def try_variants(search: Search, epochs_known: bool) -> None:
 
 
 def _best_once_started(search: Search) -> int:
-    """The number of workers whose steps are clearly faster than those without workers, their start left out; or 0."""
+    """The fewest workers that are clearly faster than none, if their start is left out; else 0."""
     without = search.steady(0)
     pace = {
         row.num_workers: search.steady(row.num_workers)
@@ -274,7 +274,7 @@ def _repeated_samples(base: Any, trials: LoaderTrials) -> str | None:
     for workers, steps in sorted(trials.epoch_lengths.items()):
         if workers > 1 and steps >= 1.8 * without:
             return (
-                f"The iterable dataset gives {without} batches an epoch with 0 workers but {steps} with {workers}: "
-                "each worker reads all samples. Share them out by torch.utils.data.get_worker_info()."
+                f"The iterable dataset gives {without} batches an epoch with 0 workers but {steps} with "
+                f"{workers}: each worker reads all samples. Share them out by get_worker_info()."
             )
     return None

@@ -189,9 +189,12 @@ def _find(path: Path, root: Node | None, dotted: str) -> tuple[MappingNode, Scal
             raise ValueError(
                 f"Expected `{here}` in `{path}` to be a section with keys but got {_described(node)}"
             )
-        entry = next(((k, v) for k, v in node.value if k.value == part), None)
-        if entry is None:
+        entries = [(k, v) for k, v in node.value if k.value == part]
+        if not entries:
             raise KeyError(_missing(path, root, node, dotted, part, here))
+        if len(entries) > 1:
+            raise ValueError(f"Expected {here} of `{path}` to have one `{part}` but it has {len(entries)}")
+        entry = entries[0]
         if _is_alias(*entry):
             raise ValueError(
                 f"Expected `{'.'.join(parts[: depth + 1])}` in `{path}` to be written out but got an "

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from cleval_tm.cli.console import remark
 
 
-def announce_compilation() -> None:
-    """Says so if no machine code of these kernels is on disk yet."""
-    from cleval_tm.kernels import _jit
+@contextmanager
+def announcing_compilation() -> Iterator[None]:
+    """Says so, once, as soon as a kernel is compiled rather than read from the disk."""
+    from numba.core import event
 
-    folder = _jit.cache_folder()
-    if folder is None:
-        remark("compiling the kernels, some seconds", "")
-    elif next(folder.glob(f"*.count_images-{_jit.source_stamp()[:12]}*.nbc"), None) is None:
-        remark(f"compiling the kernels, some seconds; later runs find them in {folder}", "")
+    class Announce(event.Listener):  # type: ignore[misc]
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.told:
+                self.told = True
+                remark("compiling the kernels, which takes some seconds the first time", "")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    with event.install_listener("numba:compile", Announce()):
+        yield

@@ -13,7 +13,7 @@ import typer
 
 def is_main_process() -> bool:
     """Whether this process prints and writes: under ``torchrun`` only the one of rank 0."""
-    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0"
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2 or os.environ.get("RANK", "0") == "0"
 
 
 def say(*lines: Any) -> None:
@@ -48,7 +48,8 @@ def plain_errors() -> Iterator[None]:
         except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
             if os.environ.get("CLEVAL_TM_DEBUG"):
                 raise
-            typer.echo(f"error: {_message(error)}", err=True)
+            rank = "" if is_main_process() else f"rank {os.environ['RANK']}: "
+            typer.echo(f"{rank}error: {_message(error)}", err=True)
             raise typer.Exit(1) from error
 
 

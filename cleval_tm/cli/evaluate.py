@@ -186,24 +186,21 @@ def command(
 def score(
     sides: Sides, rules: CLEvalRules, scale_bins: list[float] | None, threads: int
 ) -> Evaluation | None:
-    """Counts and scores, by this process; the one place that a run over several would change.
+    """Counts and scores, by this process or by all that ``torchrun`` started.
 
     Returns:
         the evaluation, or ``None`` in a process that has nothing to print.
     """
-    from cleval_tm.cli.compiling import announce_compilation
+    from cleval_tm.cli.compiling import announcing_compilation
+    from cleval_tm.distributed import evaluate_sharded, is_distributed
     from cleval_tm.evaluation import evaluate
 
-    announce_compilation()
-    return evaluate(
-        sides.preds,
-        sides.target,
-        rules,
-        e2e=sides.e2e,
-        scale_bins=scale_bins,
-        num_threads=threads,
-        progress=sys.stderr.isatty() and len(sides.target) >= _LONG,
-    )
+    options: dict[str, Any] = {"e2e": sides.e2e, "scale_bins": scale_bins, "num_threads": threads}
+    with announcing_compilation():
+        if is_distributed():
+            return evaluate_sharded(sides.preds, sides.target, rules, **options)
+        shown = sys.stderr.isatty() and len(sides.target) >= _LONG
+        return evaluate(sides.preds, sides.target, rules, **options, progress=shown)
 
 
 def _rules(name: str, **changes: Any) -> CLEvalRules:

@@ -127,12 +127,12 @@ def _irregular(images: Mapping[str, Image]) -> Iterable[str]:
 
 
 def _against_itself(images: Mapping[str, Image], rules: str, *, e2e: bool) -> Evaluation:
-    from cleval_tm.cli.compiling import announce_compilation
+    from cleval_tm.cli.compiling import announcing_compilation
     from cleval_tm.evaluation import evaluate
 
-    announce_compilation()
     named = [{**image, "image_id": name} for name, image in images.items()]
-    return evaluate(named, named, rules, e2e=e2e)
+    with announcing_compilation():
+        return evaluate(named, named, rules, e2e=e2e)
 
 
 def _score_of_truth(images: Mapping[str, Image], rules: str, findings: Findings) -> None:

@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from cleval_tm.io.archive import MAX_BYTES
-
 
 class BoxType(str, Enum):
     """Kinds of shapes in ICDAR files."""
@@ -85,7 +83,7 @@ MaxUnpacked = Annotated[
         "--max-unpacked-mb", min=1, help="Most megabytes that a ZIP may unpack to.", rich_help_panel=FILES
     ),
 ]
-MAX_MB = MAX_BYTES // 2**20
+MAX_MB = 512  # cleval_tm.io.MAX_BYTES, whose import would cost --help a numpy
 Rules = Annotated[
     RuleSet, typer.Option("--rules", help="Whose published rules to score by.", rich_help_panel=RULES)
 ]

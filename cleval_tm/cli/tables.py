@@ -111,7 +111,9 @@ def outcomes(evaluation: Evaluation) -> tuple[dict[str, int], dict[str, int]]:
             for index, pair in zip(indices, matched, strict=True):
                 relations.setdefault(index, set()).update(pair.relations)
             # a pair can be one-to-one by area and yet part of a merge by characters
-            counter.update(" and ".join(sorted(found - {"one-to-one"}) or found) for found in relations.values())
+            counter.update(
+                " and ".join(sorted(found - {"one-to-one"}) or found) for found in relations.values()
+            )
     kinds = sorted({*words, *detections}, key=lambda kind: (kind != "one-to-one", kind))
     return tuple(
         {

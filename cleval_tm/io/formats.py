@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import zipfile
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
 
 from cleval_tm.io.archive import MAX_BYTES, Source, require
 from cleval_tm.io.icdar import Layout, Reading, carries_text, load_icdar
@@ -80,6 +83,22 @@ def load(path: str | os.PathLike[str], request: Request) -> tuple[Reading, Reque
         layout = Layout(box_type, text, request.confidence)
         reading = load_icdar(Source(found, request.max_bytes), layout)
         return reading, replace(request, format=kind, box_type=box_type, text=text)
+    if request.box_type == "ltrb":
+        raise ValueError(f"Expected box type quad or poly for a {kind} file but got ltrb ({found})")
     reading = load_json(found) if kind == "json" else load_csv(found)
+    if request.box_type == "quad":
+        _to_quads(found, reading)
     text = any("texts" in image for image in reading.images.values())
     return reading, replace(request, format=kind, box_type=request.box_type or "poly", text=text)
+
+
+def _to_quads(path: Path, reading: Reading) -> None:
+    """Polygons as quads, where that is what all of them are said to be."""
+    for name, image in reading.images.items():
+        for number, polygon in enumerate(image["polygons"], start=1):
+            if len(polygon) != 4:
+                raise AnnotationError(
+                    f"{path}: image {name!r}, word {number}: expected 4 points in box type quad but got "
+                    f"{len(polygon)}"
+                )
+        image["polygons"] = np.array(image["polygons"], np.float64).reshape(-1, 4, 2)

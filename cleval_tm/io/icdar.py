@@ -119,22 +119,27 @@ def lines_of(entry: Entry) -> list[str]:
 
 def carries_text(source: Source, box_type: str, confidence: bool, enough: int = 1000) -> bool:
     """Whether lines end in a text, by the majority of the first ``enough`` of them."""
-    with_text = seen = 0
+    votes = seen = 0
     for entry in source.entries():
         for line in lines_of(entry):
             if line and not line.isspace():
-                with_text += _has_text(line, box_type, confidence)
+                votes += _text_vote(line.split(","), box_type, confidence)
                 seen += 1
         if seen >= enough:
             break
-    return with_text * 2 > seen
+    return votes > 0
 
 
-def _has_text(line: str, box_type: str, confidence: bool) -> bool:
-    cells = line.split(",")
-    if box_type != "poly":
-        return len(cells) > _COORDINATES[box_type][1] + confidence
-    return _leading_numbers(cells) < len(cells) or len(cells) % 2 != confidence
+def _text_vote(cells: list[str], box_type: str, confidence: bool) -> int:
+    """1 for a line with a text, -1 for one without, 0 for one that has too few numbers to tell."""
+    leading = _leading_numbers(cells)
+    if box_type == "poly":
+        with_text = leading < len(cells) or len(cells) % 2 != confidence
+        least = 2 + confidence
+    else:
+        least = _COORDINATES[box_type][1] + confidence
+        with_text = len(cells) > least
+    return (1 if with_text else -1) if leading >= least else 0
 
 
 def _parse_rows(entry: Entry, layout: Layout, problems: list[str]) -> Image:

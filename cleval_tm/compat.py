@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cleval_tm import metric
 from cleval_tm.counts import COUNTS, corpus_scores
-from cleval_tm.encode import IGNORED_TEXT, as_array
+from cleval_tm.images import IGNORED_TEXT, as_array
 from cleval_tm.evaluation import ImageCounts, count_images
 from cleval_tm.rules import CLEvalRules
 

@@ -6,6 +6,7 @@ weight. Everything here is numpy and plain Python.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -87,8 +88,7 @@ def corpus_scores(table: IntTable, rules: CLEvalRules, *, e2e: bool) -> dict[str
     totals = table.sum(axis=0, dtype=np.int64)[np.newaxis]
     if rules.clamp_per_image:
         numerators = {
-            name: np.array([math.fsum(values.tolist())])
-            for name, values in _numerators(table, rules).items()
+            name: np.array([math.fsum(values.tolist())]) for name, values in _numerators(table, rules).items()
         }
     else:
         numerators = _numerators(totals, rules)
@@ -116,7 +116,7 @@ def bin_label(low: float, high: float) -> str:
 
 def scale_bins_of(bins: Sequence[float]) -> list[tuple[float, float]]:
     """Neighbouring edges as (low, high) bins."""
-    return list(zip(bins[:-1], bins[1:], strict=True))
+    return list(itertools.pairwise(bins))
 
 
 def _column(table: IntTable, name: str) -> FloatColumn:

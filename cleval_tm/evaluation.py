@@ -20,15 +20,8 @@ from cleval_tm.counts import (
     scale_bins_of,
     total_counts,
 )
-from cleval_tm.encode import (
-    EncodedDetections,
-    GroundTruth,
-    Image,
-    ImageId,
-    checked_scale_bins,
-    encode,
-    kernel_options,
-)
+from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
+from cleval_tm.images import Image, ImageId
 from cleval_tm.kernels.counting import count_matches
 from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, find_pairs, relate_pairs
 from cleval_tm.rules import CLEvalRules
@@ -151,7 +144,13 @@ def evaluate(
 
         with images_progress(len(target)) as advance:
             counted = count_images(
-                preds, target, rules, e2e=e2e, scale_bins=scale_bins, num_threads=num_threads, progress=advance
+                preds,
+                target,
+                rules,
+                e2e=e2e,
+                scale_bins=scale_bins,
+                num_threads=num_threads,
+                progress=advance,
             )
     else:
         counted = count_images(preds, target, rules, e2e=e2e, scale_bins=scale_bins, num_threads=num_threads)
@@ -187,7 +186,9 @@ class Evaluation:
     rules: CLEvalRules
     e2e: bool
     scale_bins: tuple[float, ...] | None
-    encoded: tuple[tuple[int, EncodedDetections, GroundTruth], ...] = field(default=(), repr=False, compare=False)
+    encoded: tuple[tuple[int, EncodedDetections, GroundTruth], ...] = field(
+        default=(), repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -310,7 +311,9 @@ class ImageMatch:
         return {gt: numbers for gt, numbers in found.items() if numbers}
 
 
-def _match_of(encoded: EncodedDetections, gt: GroundTruth, i: int, rules: CLEvalRules, e2e: bool) -> ImageMatch:
+def _match_of(
+    encoded: EncodedDetections, gt: GroundTruth, i: int, rules: CLEvalRules, e2e: bool
+) -> ImageMatch:
     words, detections, options = gt.words, encoded.detections, kernel_options(rules, e2e=e2e)
     image = (words, gt.images, detections, i, i + 1)
     pairs = find_pairs(*image)

@@ -135,7 +135,9 @@ class CLEvalRules:
         known = {field.name for field in fields(cls)} - {"name"}
         for change in changes:
             if change not in known:
-                raise TypeError(f"CLEvalRules has no field {change!r}; its fields are {', '.join(sorted(known))}")
+                raise TypeError(
+                    f"CLEvalRules has no field {change!r}; its fields are {', '.join(sorted(known))}"
+                )
         return cls(name=name, **{**_NAMED[name], **changes})
 
     @classmethod

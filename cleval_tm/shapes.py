@@ -32,7 +32,9 @@ class Shapes:
         irregular: (S,) bool.
     """
 
-    def __init__(self, points: Floats, ring_start: Ints, style: npt.NDArray[np.uint8], by_height: bool, cap: int):
+    def __init__(
+        self, points: Floats, ring_start: Ints, style: npt.NDArray[np.uint8], by_height: bool, cap: int
+    ):
         self.style = style
         self.ring_start = ring_start
         (
@@ -116,11 +118,11 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
         (V, S) int64: each word's region in each view.
     """
     views, n = ignored.shape
-    region = np.broadcast_to(np.arange(n), (views, n)).copy()
+    region: Ints = np.broadcast_to(np.arange(n), (views, n)).copy()
     if not ignored.any():
         return region
     hidden, overlapping = overlapping_words(
-        image_start, ignored.any(axis=0), shapes.bounds, shapes.edges, shapes.edge_start, shapes.edge_end
+        image_start, np.any(ignored, axis=0), shapes.bounds, shapes.edges, shapes.edge_start, shapes.edge_end
     )
     takers: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for view in range(views):
@@ -147,7 +149,7 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
 def _aspects(points: Floats, ring_start: Ints, style: npt.NDArray[np.uint8]) -> Floats:
     """Aspects (S,) of minimum-area rectangles; zeros where no shape's style asks for them."""
     if (style == SNAPPED).any():
-        return rectangle_aspects(points, ring_start)  # type: ignore[no-any-return]
+        return rectangle_aspects(points, ring_start)
     return np.zeros(len(style))
 
 

@@ -15,7 +15,11 @@ def box(x0, y0, x1, y1):
 
 
 def image(boxes, texts=None, **more):
-    return {"boxes": np.array(boxes, float).reshape(-1, 4), **({} if texts is None else {"texts": texts}), **more}
+    return {
+        "boxes": np.array(boxes, float).reshape(-1, 4),
+        **({} if texts is None else {"texts": texts}),
+        **more,
+    }
 
 
 def totals(pred, target, rules="v2023", **options):
@@ -89,7 +93,9 @@ def test_several_ignored_regions_take_a_detection_out_together():
 
 def test_set_order_decides_between_words_that_share_letters():
     counted = {2: "a", 8: "ba", 10: "zz", 11: "zz"}  # a Python set of these walks 8, 11, 2, 10
-    words = [box(10 * n, 0, 10 * n + 10, 10) if n in counted else box(0, 50 + n, 1, 51 + n) for n in range(12)]
+    words = [
+        box(10 * n, 0, 10 * n + 10, 10) if n in counted else box(0, 50 + n, 1, 51 + n) for n in range(12)
+    ]
     target = image(words, [counted.get(n, "###") for n in range(12)])
     pred = image([box(20, 0, 120, 10)], ["ab"])
     assert GroundTruth([target]).words.order[0, :4].tolist() == [8, 11, 2, 10]
@@ -175,7 +181,8 @@ def test_polygons_of_2020_are_not_quads():
     as_polygon = {"polygons": [np.array(ring)]}
     by_key = {"polygons": np.array([ring]), "box_type": "poly"}
     areas = [
-        GroundTruth([target], "v2020", e2e=False).words.bounds[0, 2] for target in (as_quad, as_polygon, by_key)
+        GroundTruth([target], "v2020", e2e=False).words.bounds[0, 2]
+        for target in (as_quad, as_polygon, by_key)
     ]
     assert areas == [40.0, 40.5, 40.5]
 
@@ -219,7 +226,9 @@ def test_evaluations_add_up_and_threads_change_nothing():
 
 
 def test_match_tells_missed_and_overlapped_characters():
-    match = evaluate([image([box(0, 0, 30, 10), box(10, 0, 30, 10)], ["wor", "or"])], [image([WORD], ["word"])]).match(0)
+    match = evaluate(
+        [image([box(0, 0, 30, 10), box(10, 0, 30, 10)], ["wor", "or"])], [image([WORD], ["word"])]
+    ).match(0)
     assert match.missed == {0: (3,)}
     assert match.overlapped == {0: (1, 2)}
     assert [pair.relations for pair in match.matched] == [("split",), ("split",)]
@@ -238,7 +247,10 @@ BAD = [
     ({"boxes": [WORD], "texts": ["a", "b"]}, r"'texts'.*1 shapes but got 2"),
     ({"boxes": [WORD], "texts": [3]}, r"\['texts'\]\[0\] to be a str but got 3"),
     ({"boxes": [WORD], "scores": [0.1, 0.2]}, r"'scores'.*1 shapes but got 2"),
-    ({"boxes": [WORD], "texts": ["a"], "orientation_labels": []}, r"'orientation_labels'.*1 shapes but got 0"),
+    (
+        {"boxes": [WORD], "texts": ["a"], "orientation_labels": []},
+        r"'orientation_labels'.*1 shapes but got 0",
+    ),
     ({"boxes": [WORD]}, r"bring 'texts'.*e2e=False"),
     ("boxes", "to be a dict"),
 ]
@@ -260,7 +272,11 @@ def test_bad_predictions_say_where(pred, message):
         (image([WORD], ["word"]), {"scale_bins": (1, 0)}, "rising edges"),
         (image([WORD], ["word"]), {"num_threads": 0}, "num_threads"),
         (image([WORD], ["word"]), {"rules": "v2019"}, "v2019"),
-        (image([WORD, [0, 0, 1, np.inf]], ["a", "b"], image_id="page.jpg"), {}, r"image_id 'page.jpg'.*shape 1"),
+        (
+            image([WORD, [0, 0, 1, np.inf]], ["a", "b"], image_id="page.jpg"),
+            {},
+            r"image_id 'page.jpg'.*shape 1",
+        ),
         (image([WORD], ["word"], image_id=1.5), {}, "image_id"),
     ],
 )

@@ -37,7 +37,7 @@ def measured(*rings, style=QUAD):
 
 
 def states(*rings):
-    points, starts = flat(*rings)
+    _points, starts = flat(*rings)
     rings_, _, _, area, _, _, state = measured(*rings, style=POLYGON)
     inspect_rings(rings_, starts, area, state)
     return state.tolist()
@@ -45,7 +45,9 @@ def states(*rings):
 
 def characters(ring, count, style=QUAD, by_height=False, threshold=0.5):
     points, starts = flat(ring)
-    return place_characters(points, starts, np.array([style], np.uint8), np.array([0, count]), by_height, threshold)
+    return place_characters(
+        points, starts, np.array([style], np.uint8), np.array([0, count]), by_height, threshold
+    )
 
 
 def test_area_is_that_of_the_truncated_ring_whatever_its_direction():
@@ -117,7 +119,9 @@ def test_polygons_of_few_points_have_characters(points):
 
 
 def test_rectangle_aspect_of_the_first_smallest_rectangle():
-    points, starts = flat([(0, 0), (30, 0), (30, 10), (0, 10)], [(0, 0), (10, 10), (5, 15), (-5, 5)], [(1, 1), (5, 1)])
+    points, starts = flat(
+        [(0, 0), (30, 0), (30, 10), (0, 10)], [(0, 0), (10, 10), (5, 15), (-5, 5)], [(1, 1), (5, 1)]
+    )
     aspects = rectangle_aspects(points, starts)
     assert aspects[0] == pytest.approx(1 / 3, rel=1e-6)
     assert aspects[1] in (pytest.approx(2, rel=1e-6), pytest.approx(0.5, rel=1e-6))
@@ -136,7 +140,7 @@ def test_shorter_side_rounds_corners_half_to_even():
 
 def test_overlapping_words_are_found_for_those_asked_for():
     boxes = [[(x, y), (x + 10, y), (x + 10, y + 10), (x, y + 10)] for x in range(0, 200, 5) for y in (0, 20)]
-    points, starts = flat(*boxes)
+    _points, starts = flat(*boxes)
     _, edges, bounds, *_ = measured(*boxes)
     asked = np.zeros(len(boxes), bool)
     asked[10] = True

@@ -31,7 +31,9 @@ def copy(tmp_path):
 
 
 def run(site, code=USE, **environment):
-    kept = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")}
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT")
+    }
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**kept, "PYTHONPATH": str(site), **environment},
@@ -81,7 +83,8 @@ def test_processes_that_start_at_once_on_an_empty_cache_agree(copy):
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     environment.pop("NUMBA_CACHE_DIR", None)
     running = [
-        subprocess.Popen(command, env=environment, cwd=copy, stdout=subprocess.PIPE, text=True) for _ in range(8)
+        subprocess.Popen(command, env=environment, cwd=copy, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
     ]
     assert {process.communicate()[0].split()[0] for process in running} == {"10.0"}
     assert run(copy)[0] == ["10.0", "1"]

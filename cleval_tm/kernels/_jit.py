@@ -15,11 +15,19 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numba
+import numpy as np
+import numpy.typing as npt
 from numba.core import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Letters: TypeAlias = npt.NDArray[np.int32]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -51,7 +59,9 @@ def source_stamp() -> str:
 @cache
 def cache_folder() -> Path | None:
     """The first writable place for machine code: ``NUMBA_CACHE_DIR``, the package, the user's cache."""
-    tried = [Path(config.CACHE_DIR) / "cleval_tm"] if config.CACHE_DIR else [_HERE / "__pycache__", _user_cache()]
+    tried = (
+        [Path(config.CACHE_DIR) / "cleval_tm"] if config.CACHE_DIR else [_HERE / "__pycache__", _user_cache()]
+    )
     for folder in tried:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +110,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
 
 
 class _KernelCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]
+    _locator_classes = (_Locator,)
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
@@ -110,4 +120,6 @@ class _KernelCache(FunctionCache):  # type: ignore[misc]
         try:
             super().save_overload(sig, data)
         except OSError as error:  # a full disk must not cost a result
-            warnings.warn(f"cleval_tm could not keep a compiled kernel: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"cleval_tm could not keep a compiled kernel: {error}", RuntimeWarning, stacklevel=2
+            )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from cleval_tm.kernels._jit import inner
+import numpy as np
+import numpy.typing as npt
+
+from cleval_tm.kernels._jit import Floats, Ints, inner
 
 FANOUT = 8
 GRID = 65535.0
@@ -12,7 +15,7 @@ RADIX = 256
 
 
 @inner
-def spread(value):
+def spread(value: int) -> int:
     """The low 16 bits of ``value``, a zero between each two."""
     value = (value | (value << 8)) & 0x00FF00FF
     value = (value | (value << 4)) & 0x0F0F0F0F
@@ -21,7 +24,7 @@ def spread(value):
 
 
 @inner
-def spatial_order(boxes):
+def spatial_order(boxes: Floats) -> Ints:
     """Indices (n,) int64 of boxes (n, 4) such that neighbours in the list are neighbours on the page (Z-order)."""
     n = len(boxes)
     order = np.arange(n)
@@ -56,7 +59,7 @@ def spatial_order(boxes):
 
 
 @inner
-def build_tree(boxes, order):
+def build_tree(boxes: Floats, order: Ints) -> tuple[Floats, Ints]:
     """Bounding boxes of groups of 8, of groups of those, and so on up to one group.
 
     Args:
@@ -98,7 +101,7 @@ def build_tree(boxes, order):
 
 
 @inner
-def query_tree(tree, level_start, order, box, stack, found):
+def query_tree(tree: Floats, level_start: Ints, order: Ints, box: Floats, stack: Ints, found: Ints) -> int:
     """Write the indices of all boxes that meet ``box`` (4,), borders included, to ``found``; return how many."""
     levels = len(level_start) - 1
     size = 0
@@ -126,7 +129,10 @@ def query_tree(tree, level_start, order, box, stack, found):
         if level == 1:
             for leaf in range(first, end):
                 if not (
-                    tree[leaf, 0] > right or tree[leaf, 2] < left or tree[leaf, 1] > bottom or tree[leaf, 3] < top
+                    tree[leaf, 0] > right
+                    or tree[leaf, 2] < left
+                    or tree[leaf, 1] > bottom
+                    or tree[leaf, 3] < top
                 ):
                     found[size] = order[leaf]
                     size += 1
@@ -139,7 +145,7 @@ def query_tree(tree, level_start, order, box, stack, found):
 
 
 @inner
-def longer(values, size):
+def longer(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     """A copy of ``values`` (n,) with room for at least ``size``."""
     grown = np.empty(max(size, 2 * len(values)), values.dtype)
     for i in range(len(values)):  # one by one: an array assignment takes numba seconds to compile
@@ -148,7 +154,7 @@ def longer(values, size):
 
 
 @inner
-def sort_indices(values, size):
+def sort_indices(values: Ints, size: int) -> None:
     """Sort the first ``size`` of ``values`` in place: Shell's sort, which is plain insertion for a handful."""
     gap = 1
     while gap < size // 3:

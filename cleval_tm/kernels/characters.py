@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import inner, kernel
+from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.geometry import min_area_rectangle
 
 QUAD, POLYGON, TRUNCATED, TRUNCATED_POINTS, SNAPPED = range(5)
@@ -28,14 +28,14 @@ SNAPPED_ASPECT_CAP = 100.0
 
 
 @inner
-def distance(points, i, j):
+def distance(points: Floats, i: int, j: int) -> float:
     dx = points[j, 0] - points[i, 0]
     dy = points[j, 1] - points[i, 1]
     return math.sqrt(dx * dx + dy * dy)
 
 
 @inner
-def quad_like_aspect(points):
+def quad_like_aspect(points: Floats) -> tuple[float, float]:
     """(hor + 1e-5) / (ver + 1e-5) of points (P, 2), and its reciprocal by the same smoothing."""
     n = len(points)
     top = n // 2
@@ -52,7 +52,7 @@ def quad_like_aspect(points):
 
 
 @kernel
-def rectangle_aspects(points, ring_start):
+def rectangle_aspects(points: Floats, ring_start: Ints) -> Floats:
     """height / width of the minimum-area rectangle of each shape, at most 100; 0 without extent.
 
     Args:
@@ -82,7 +82,9 @@ def rectangle_aspects(points, ring_start):
 
 
 @inner
-def lengths_of(points, style, rectangle_aspect, by_height, cap):
+def lengths_of(
+    points: Floats, style: int, rectangle_aspect: float, by_height: bool, cap: int
+) -> tuple[int, int]:
     """(pseudo length, characters of a false positive) of one shape; the aspect is for the style SNAPPED alone."""
     if style == SNAPPED:
         aspect = rectangle_aspect
@@ -90,7 +92,7 @@ def lengths_of(points, style, rectangle_aspect, by_height, cap):
         false_positive = reciprocal
     else:
         aspect = reciprocal = CONSTANT_ASPECT
-        if style == QUAD or style == POLYGON:
+        if style in (QUAD, POLYGON):
             aspect, reciprocal = quad_like_aspect(points)
         false_positive = 1.0 / (SMALLEST + (reciprocal if by_height else aspect))
         reciprocal = 1.0 / aspect
@@ -99,7 +101,7 @@ def lengths_of(points, style, rectangle_aspect, by_height, cap):
 
 
 @inner
-def place_on_quad(points, count, is_vertical, centres):
+def place_on_quad(points: Floats, count: int, is_vertical: bool, centres: Floats) -> None:
     """Fill ``centres`` (count, 2) with the pseudo character centres of a quad (4, 2)."""
     # Vertical text: the corners are taken one step round.
     a, b, c, d = (3, 2, 0, 1) if is_vertical else (0, 3, 1, 2)
@@ -111,19 +113,22 @@ def place_on_quad(points, count, is_vertical, centres):
 
 
 @inner
-def division_point(points, first, towards, division, count, axis, truncate):
+def division_point(
+    points: Floats, first: int, towards: int, division: int, count: int, axis: int, truncate: bool
+) -> float:
     """Coordinate of a division point of the half that starts at ``first``, ``count`` of them a section."""
     at = first + towards * (division // count)
     part = division % count
-    start = points[at, axis]
-    if part == 0:
-        return start
-    value = start + (points[at + towards, axis] - start) / count * part
-    return np.trunc(value) if truncate else value
+    value: float = points[at, axis]
+    if part > 0:
+        value = value + (points[at + towards, axis] - value) / count * part
+        if truncate:
+            value = np.trunc(value)
+    return value
 
 
 @inner
-def place_on_polygon(points, count, truncate, centres):
+def place_on_polygon(points: Floats, count: int, truncate: bool, centres: Floats) -> None:
     """Fill ``centres`` (count, 2): means of the division points before and behind each character, top and bottom."""
     n = len(points)
     sections = max(n // 2 - 1, 0)
@@ -143,7 +148,14 @@ def place_on_polygon(points, count, truncate, centres):
 
 
 @kernel
-def place_characters(points, ring_start, style, char_start, by_height, vertical_threshold):
+def place_characters(
+    points: Floats,
+    ring_start: Ints,
+    style: Bytes,
+    char_start: Ints,
+    by_height: bool,
+    vertical_threshold: float,
+) -> Floats:
     """Pseudo character centres of many shapes.
 
     Args:

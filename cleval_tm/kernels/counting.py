@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import inner, kernel
-from cleval_tm.kernels.matching import group_pairs
+from cleval_tm.kernels._jit import Bools, Bytes, Ints, Letters, inner, kernel
+from cleval_tm.kernels.matching import Detections, Options, Pairs, Words, group_pairs
 
 DIAGONAL, UP, LEFT = range(3)
 
 
 @inner
-def count_claims(relation, pair_gt, hit_count, hit_start, hits, claims, claim_start):
+def count_claims(
+    relation: Bytes,
+    pair_gt: Ints,
+    hit_count: Ints,
+    hit_start: Ints,
+    hits: Bytes,
+    claims: Ints,
+    claim_start: Ints,
+) -> tuple[int, int]:
     """Count for each character of each word how many matched detections contain it.
 
     Args:
@@ -36,7 +44,7 @@ def count_claims(relation, pair_gt, hit_count, hit_start, hits, claims, claim_st
 
 
 @inner
-def reading_order(matched, n_matched, hit_start, hits, ordered):
+def reading_order(matched: Ints, n_matched: int, hit_start: Ints, hits: Bytes, ordered: Ints) -> int:
     """Put a word's matched pairs in the order in which its characters meet them.
 
     Args:
@@ -65,7 +73,7 @@ def reading_order(matched, n_matched, hit_start, hits, ordered):
 
 
 @inner
-def common_subsequence(a, b, prefers_left, letters):
+def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Letters) -> int:
     """Write a longest common subsequence of ``a`` and ``b`` (int32) to ``letters``, last letter first.
 
     Among several, the one found by tracing the table of prefix lengths back from its end; off the diagonal it
@@ -115,7 +123,15 @@ def common_subsequence(a, b, prefers_left, letters):
 
 
 @inner
-def read_remaining(ordered, n_ordered, pair_det, letters, letter_start, taken, text):
+def read_remaining(
+    ordered: Ints,
+    n_ordered: int,
+    pair_det: Ints,
+    letters: Letters,
+    letter_start: Ints,
+    taken: Bools,
+    text: Letters,
+) -> int:
     """Write what is left of the texts of the ordered pairs' detections to ``text``; return how many letters."""
     size = 0
     for m in range(n_ordered):
@@ -128,7 +144,16 @@ def read_remaining(ordered, n_ordered, pair_det, letters, letter_start, taken, t
 
 
 @inner
-def take_letters(found, size, ordered, n_ordered, pair_det, letters, letter_start, taken):
+def take_letters(
+    found: Letters,
+    size: int,
+    ordered: Ints,
+    n_ordered: int,
+    pair_det: Ints,
+    letters: Letters,
+    letter_start: Ints,
+    taken: Bools,
+) -> None:
     """Remove each letter found, first to last, from the first of the ordered detections that still has it."""
     for at_letter in range(size - 1, -1, -1):
         searching = True
@@ -142,8 +167,18 @@ def take_letters(found, size, ordered, n_ordered, pair_det, letters, letter_star
 
 @inner
 def count_letters(
-    gt_letters, gt_letter_start, letters, letter_start, order, relation, pair_gt, pair_det, hit_start, hits, prefers_left
-):
+    gt_letters: Letters,
+    gt_letter_start: Ints,
+    letters: Letters,
+    letter_start: Ints,
+    order: Ints,
+    relation: Bytes,
+    pair_gt: Ints,
+    pair_det: Ints,
+    hit_start: Ints,
+    hits: Bytes,
+    prefers_left: bool,
+) -> int:
     """Letters of one image's words that their detections read right, each letter of a text used once.
 
     Args:
@@ -179,7 +214,17 @@ def count_letters(
 
 
 @inner
-def count_sides(relation, pair_gt, pair_det, ignored, det_ignored, char_start, letter_start, fp_chars, row):
+def count_sides(
+    relation: Bytes,
+    pair_gt: Ints,
+    pair_det: Ints,
+    ignored: Bools,
+    det_ignored: Bools,
+    char_start: Ints,
+    letter_start: Ints,
+    fp_chars: Ints,
+    row: Ints,
+) -> None:
     """Fill the columns of ``row`` that tell of words or detections one by one."""
     gt_matches = np.zeros(len(ignored), np.int64)
     det_matches = np.zeros(len(det_ignored), np.int64)
@@ -214,7 +259,9 @@ def count_sides(relation, pair_gt, pair_det, ignored, det_ignored, char_start, l
 
 
 @inner
-def count_labels(relation, pair_gt, pair_det, gt_label, det_label, row):
+def count_labels(
+    relation: Bytes, pair_gt: Ints, pair_det: Ints, gt_label: Ints, det_label: Ints, row: Ints
+) -> None:
     """Fill the columns of orientation."""
     for p in range(len(relation)):
         if relation[p] != 0:
@@ -227,7 +274,18 @@ def count_labels(relation, pair_gt, pair_det, gt_label, det_label, row):
 
 
 @kernel
-def count_matches(words, gt_image, detections, first, last, pairs, relation, det_ignored, options, table):
+def count_matches(
+    words: Words,
+    gt_image: Ints,
+    detections: Detections,
+    first: int,
+    last: int,
+    pairs: Pairs,
+    relation: Bytes,
+    det_ignored: Bools,
+    options: Options,
+    table: Ints,
+) -> Ints:
     """Add up rows ``first`` to ``last`` of the table of counts.
 
     Args:
@@ -289,7 +347,12 @@ def count_matches(words, gt_image, detections, first, last, pairs, relation, det
                 row,
             )
             count_labels(
-                related, pair_gt, pair_det, words.label[gt_first:gt_last], detections.label[det_first:det_last], row
+                related,
+                pair_gt,
+                pair_det,
+                words.label[gt_first:gt_last],
+                detections.label[det_first:det_last],
+                row,
             )
             row[1] = contained + row[5]  # chars_det
             row[2] = first_claims  # det_tp

@@ -12,14 +12,14 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import inner
+from cleval_tm.kernels._jit import Floats, Ints, inner
 
 LEFT_X, LEFT_Y, RIGHT_X, RIGHT_Y, SLOPE, SIGN = range(6)
 EDGE_COLUMNS = 6
 
 
 @inner
-def signed_area(ring):
+def signed_area(ring: Floats) -> float:
     """Shoelace sum of a ring (P, 2), taken from its first point; positive when y falls behind x (x to y)."""
     total = 0.0
     for i in range(1, len(ring) - 1):
@@ -32,7 +32,7 @@ def signed_area(ring):
 
 
 @inner
-def write_edges(ring, orientation, edges):
+def write_edges(ring: Floats, orientation: float, edges: Floats) -> None:
     """Fill ``edges`` (P, 6) with those of ``ring`` (P, 2); ``orientation`` is +1 or -1 times its signed area's."""
     n = len(ring)
     for i in range(n):
@@ -55,7 +55,7 @@ def write_edges(ring, orientation, edges):
 
 
 @inner
-def overlap_area(edges_a, edges_b, base):
+def overlap_area(edges_a: Floats, edges_b: Floats, base: float) -> float:
     """Area of the intersection of two regions, edges (A, 6) and (B, 6).
 
     Below each pair of edges that share an x-range lies the common part of two trapezoids; with the product of
@@ -95,14 +95,14 @@ def overlap_area(edges_a, edges_b, base):
 
 
 @inner
-def contains(ring, x, y):
+def contains(ring: Floats, x: float, y: float) -> bool:
     """Whether the ring (P, 2) holds the point: even-odd crossing test with half-open edges."""
     inside = False
     j = len(ring) - 1
     for i in range(len(ring)):
         yi = ring[i, 1]
         yj = ring[j, 1]
-        if (yi <= y and y < yj) or (yj <= y and y < yi):  # noqa: SIM300
+        if (yi <= y and y < yj) or (yj <= y and y < yi):
             xi = ring[i, 0]
             # This order of operations decides for points on an edge.
             if x < (ring[j, 0] - xi) * (y - yi) / (yj - yi) + xi:
@@ -112,7 +112,7 @@ def contains(ring, x, y):
 
 
 @inner
-def contains_strictly(edges, x, y):
+def contains_strictly(edges: Floats, x: float, y: float) -> bool:
     """Whether the region (E, 6) holds the point and its border does not."""
     inside = False
     for i in range(len(edges)):
@@ -131,13 +131,13 @@ def contains_strictly(edges, x, y):
 
 
 @inner
-def turn(ax, ay, bx, by, cx, cy):
+def turn(ax: float, ay: float, bx: float, by: float, cx: float, cy: float) -> float:
     """Twice the signed area of the triangle a, b, c."""
     return (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
 
 
 @inner
-def segments_meet(p, q, r, s):
+def segments_meet(p: Floats, q: Floats, r: Floats, s: Floats) -> bool:
     """Whether the closed segments p-q and r-s, each point (2,), have a point in common."""
     if max(p[0], q[0]) < min(r[0], s[0]) or max(r[0], s[0]) < min(p[0], q[0]):
         return False
@@ -153,7 +153,7 @@ def segments_meet(p, q, r, s):
 
 
 @inner
-def is_simple(ring):
+def is_simple(ring: Floats) -> bool:
     """Whether no two edges of a ring (P, 2) without repeated neighbours meet, but neighbours in their corner."""
     n = len(ring)
     for i in range(n - 2):
@@ -167,7 +167,7 @@ def is_simple(ring):
 
 
 @inner
-def sort_points(points, order):
+def sort_points(points: Floats, order: Ints) -> None:
     """Sort ``order`` (n,) int64 in place by y, then x, of points (P, 2): Shell's sort."""
     n = len(order)
     gap = 1
@@ -190,7 +190,7 @@ def sort_points(points, order):
 
 
 @inner
-def hull_of(points):
+def hull_of(points: Floats) -> Floats:
     """Convex hull of points (P, 2): its corners (H, 2), from the lowest y (then x) on towards +x, no three in line."""
     n = len(points)
     order = np.arange(n)
@@ -202,9 +202,18 @@ def hull_of(points):
         if step == n:
             keep = size
         kept = 1 if step < n else keep
-        while size > kept and turn(
-            hull[size - 2, 0], hull[size - 2, 1], hull[size - 1, 0], hull[size - 1, 1], points[at, 0], points[at, 1]
-        ) <= 0.0:
+        while (
+            size > kept
+            and turn(
+                hull[size - 2, 0],
+                hull[size - 2, 1],
+                hull[size - 1, 0],
+                hull[size - 1, 1],
+                points[at, 0],
+                points[at, 1],
+            )
+            <= 0.0
+        ):
             size -= 1
         hull[size, 0] = points[at, 0]
         hull[size, 1] = points[at, 1]
@@ -213,11 +222,11 @@ def hull_of(points):
         size -= 1  # the walk ends where it began
     if size == 2 and hull[0, 0] == hull[1, 0] and hull[0, 1] == hull[1, 1]:
         size = 1
-    return hull[:size].copy()
+    return hull[:size]
 
 
 @inner
-def min_area_rectangle(points):
+def min_area_rectangle(points: Floats) -> tuple[float, float, float, float, float, float]:
     """Minimum-area rectangle of points (P, 2).
 
     Returns (width, height, ex, ey, u, v): sides along and across the direction (ex, ey) of the winning hull

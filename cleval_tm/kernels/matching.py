@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.candidates import build_tree, longer, query_tree, sort_indices, spatial_order
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains, contains_strictly, overlap_area
@@ -84,7 +84,7 @@ class Options(NamedTuple):
 
 
 @inner
-def word_bounds(bounds, char_start, centres, first, last):
+def word_bounds(bounds: Floats, char_start: Ints, centres: Floats, first: int, last: int) -> Floats:
     """Bounding boxes (last - first, 4) of words and their pseudo characters."""
     boxes = np.empty((last - first, 4))
     for g in range(first, last):
@@ -105,7 +105,9 @@ def word_bounds(bounds, char_start, centres, first, last):
 
 
 @inner
-def mark_hits(centres, ring, edges, box, is_open, hits, start):
+def mark_hits(
+    centres: Floats, ring: Floats, edges: Floats, box: Floats, is_open: bool, hits: Bytes, start: int
+) -> int:
     """Set ``hits[start + k]`` for each of the ``centres`` (L, 2) that a detection contains; return how many."""
     count = 0
     for k in range(len(centres)):
@@ -120,7 +122,7 @@ def mark_hits(centres, ring, edges, box, is_open, hits, start):
 
 
 @kernel
-def find_pairs(words, gt_image, detections, first, last):
+def find_pairs(words: Words, gt_image: Ints, detections: Detections, first: int, last: int) -> Pairs:
     """All pairs of images ``first`` to ``last`` that share area or a pseudo character.
 
     Args:
@@ -181,12 +183,18 @@ def find_pairs(words, gt_image, detections, first, last):
                     size += 1
         image_start[image - first + 1] = size
     return Pairs(
-        image_start, pair_gt[:size], pair_det[:size], shared_area[:size], hit_count[:size], hit_start[: size + 1], hits
+        image_start,
+        pair_gt[:size],
+        pair_det[:size],
+        shared_area[:size],
+        hit_count[:size],
+        hit_start[: size + 1],
+        hits,
     )
 
 
 @inner
-def group_pairs(pair_gt, n):
+def group_pairs(pair_gt: Ints, n: int) -> tuple[Ints, Ints]:
     """Pairs by word: (start (n + 1,), pairs (M,)) int64, each word's in the order they had."""
     start = np.zeros(n + 1, np.int64)
     for p in range(len(pair_gt)):
@@ -202,7 +210,17 @@ def group_pairs(pair_gt, n):
 
 
 @inner
-def find_ignored_detections(ignored, order, pair_gt, pair_det, ap, hit_count, det_ignored, threshold, options):
+def find_ignored_detections(
+    ignored: Bools,
+    order: Ints,
+    pair_gt: Ints,
+    pair_det: Ints,
+    ap: Floats,
+    hit_count: Ints,
+    det_ignored: Bools,
+    threshold: float,
+    options: Options,
+) -> None:
     """Set ``det_ignored`` (n_det,) where an ignored word takes a detection out, alone or several together."""
     n_det = len(det_ignored)
     summed = np.zeros(n_det)
@@ -226,7 +244,17 @@ def find_ignored_detections(ignored, order, pair_gt, pair_det, ap, hit_count, de
 
 
 @inner
-def relate(ignored, det_ignored, pair_gt, pair_det, ap, hit_count, relation, threshold, merge_threshold):
+def relate(
+    ignored: Bools,
+    det_ignored: Bools,
+    pair_gt: Ints,
+    pair_det: Ints,
+    ap: Floats,
+    hit_count: Ints,
+    relation: Bytes,
+    threshold: float,
+    merge_threshold: float,
+) -> None:
     """Fill ``relation`` (M,) uint8 with the match relation M of one image."""
     n_det = len(det_ignored)
     row_touches = np.zeros(len(ignored), np.int64)
@@ -263,7 +291,15 @@ def relate(ignored, det_ignored, pair_gt, pair_det, ap, hit_count, relation, thr
 
 
 @kernel
-def relate_pairs(words, gt_image, detections, first, last, pairs, options):
+def relate_pairs(
+    words: Words,
+    gt_image: Ints,
+    detections: Detections,
+    first: int,
+    last: int,
+    pairs: Pairs,
+    options: Options,
+) -> tuple[Floats, Bytes, Bools]:
     """The match relation of images ``first`` to ``last`` in each view.
 
     Args:

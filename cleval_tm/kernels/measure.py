@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.candidates import build_tree, longer, query_tree, spatial_order
 from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS, lengths_of
 from cleval_tm.kernels.geometry import (
@@ -22,7 +22,7 @@ looked at."""
 
 
 @inner
-def is_convex(ring):
+def is_convex(ring: Floats) -> bool:
     """Whether a quad (4, 2) turns the same way, by more than nothing, in all four corners."""
     turns = 0
     for i in range(4):
@@ -36,7 +36,9 @@ def is_convex(ring):
 
 
 @kernel
-def measure_shapes(points, ring_start, style, rectangle_aspect, by_height, cap):
+def measure_shapes(
+    points: Floats, ring_start: Ints, style: Bytes, rectangle_aspect: Floats, by_height: bool, cap: int
+) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints, Bytes]:
     """Measure many shapes.
 
     Args:
@@ -91,7 +93,7 @@ def measure_shapes(points, ring_start, style, rectangle_aspect, by_height, cap):
 
 
 @inner
-def without_repeats(ring):
+def without_repeats(ring: Floats) -> Floats:
     """The ring (P, 2) without points that repeat their neighbour."""
     n = len(ring)
     kept = np.empty((n, 2))
@@ -106,7 +108,7 @@ def without_repeats(ring):
 
 
 @kernel
-def inspect_rings(rings, ring_start, area, state):
+def inspect_rings(rings: Floats, ring_start: Ints, area: Floats, state: Bytes) -> None:
     """Replace every UNKNOWN in ``state`` by what the ring is.
 
     Args:
@@ -129,7 +131,7 @@ def inspect_rings(rings, ring_start, area, state):
 
 
 @kernel
-def shorter_sides(points, ring_start):
+def shorter_sides(points: Floats, ring_start: Ints) -> Floats:
     """Shorter side (S,) float64 of each shape's minimum-area rectangle, its corners rounded to integers.
 
     Args:
@@ -158,7 +160,9 @@ def shorter_sides(points, ring_start):
 
 
 @kernel
-def overlapping_words(image_start, asked, bounds, edges, edge_start, edge_end):
+def overlapping_words(
+    image_start: Ints, asked: Bools, bounds: Floats, edges: Floats, edge_start: Ints, edge_end: Ints
+) -> tuple[Ints, Ints]:
     """The words that share area with those asked for.
 
     Args:

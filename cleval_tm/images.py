@@ -1,0 +1,398 @@
+"""Images as users hand them in -> flat columns: the only room that sees dicts, lists and tensors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cleval_tm.kernels.characters import POLYGON, QUAD, SNAPPED, TRUNCATED, TRUNCATED_POINTS
+from cleval_tm.rules import CLEvalRules
+from cleval_tm.shapes import Shapes
+
+Image = Mapping[str, Any]
+ImageId = str | int | None
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+IGNORED_TEXT = "###"
+_POLYGON_STYLE = {"v2023": POLYGON, "v2020": TRUNCATED, "upstage": SNAPPED}
+_BOX_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]
+_labels: dict[Any, int] = {}
+
+
+def on_host(images: Sequence[Image]) -> Sequence[Image]:
+    """The images with their tensors on the host: those of an accelerator travel in one copy, not one a box."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return images
+    places = [
+        (i, key, value)
+        for i, image in enumerate(images)
+        if isinstance(image, Mapping)
+        for key, value in image.items()
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu"
+    ]
+    if not places:
+        return images
+    tensors = [_plain_dtype(value.detach(), torch) for _, _, value in places]
+    parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
+    data = torch.cat(parts).cpu().numpy()
+    copied = [dict(image) if isinstance(image, Mapping) else image for image in images]
+    at = 0
+    for (i, key, _), tensor in zip(places, tensors, strict=True):
+        size = tensor.numel() * tensor.element_size()
+        dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        copied[i][key] = data[at : at + size].view(dtype).reshape(tuple(tensor.shape))
+        at += size
+    return copied
+
+
+def as_array(value: Any) -> npt.NDArray[Any]:
+    """An array of a tensor, an array or a nested list, on the host and without gradients."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return _plain_dtype(value.detach().cpu(), torch).numpy()  # type: ignore[no-any-return]
+    return np.asarray(value)
+
+
+def _plain_dtype(tensor: Any, torch: Any) -> Any:
+    """The tensor in a dtype that numpy knows: bfloat16 becomes float32, which holds its every value."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def starts_of(lengths: npt.NDArray[Any]) -> Ints:
+    """Where each of some runs starts, and the last one ends: (n + 1,) of their lengths (n,)."""
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts
+
+
+class Columns:
+    """One side's images gathered into flat arrays, a column each; S shapes, P points."""
+
+    def __init__(
+        self, name: str, images: Sequence[Image], rules: CLEvalRules, most: int | None = None
+    ) -> None:
+        self.name = name
+        self.images = images
+        self.rules = rules
+        points, lengths, is_quad, sizes = self._gather_shapes()
+        self.given_sizes = sizes
+        self.points: Floats = points
+        self.ring_lengths: Ints = lengths
+        self.style = np.full(len(lengths), _POLYGON_STYLE[rules.polygons], np.uint8)
+        if rules.polygons != "upstage":
+            self.style[(lengths == 4) & (is_quad | (rules.polygons == "v2023"))] = QUAD
+        self.image_start = starts_of(sizes)
+        self.kept: npt.NDArray[np.bool_] | None = None
+        self.source: Ints | None = None
+        self._refuse_bad_points()
+        if most is not None or lengths.min(initial=4) < 4:
+            self._leave_out(most)
+            self._complete_short_polygons()
+        self.ring_start = starts_of(self.ring_lengths)
+
+    def where(self, i: int) -> str:
+        """How errors name image ``i``."""
+        image_id = self.images[i].get("image_id")
+        return f"{self.name}[{i}]" + ("" if image_id is None else f" (image_id {image_id!r})")
+
+    def shapes(self) -> Shapes:
+        """The shapes, measured."""
+        rules = self.rules
+        return Shapes(
+            self.points, self.ring_start, self.style, rules.aspect_by_height, rules.pseudo_length_cap
+        )
+
+    def image_ids(self) -> list[ImageId]:
+        """Each image's id, or None."""
+        ids: list[ImageId] = []
+        for i, image in enumerate(self.images):
+            image_id = image.get("image_id")
+            if image_id is not None and not isinstance(image_id, str | int):
+                try:  # numpy's and torch's integers
+                    image_id = image_id.__index__()
+                except (AttributeError, TypeError):
+                    raise TypeError(
+                        f"Expected {self.name}[{i}]['image_id'] to be a str or an int but got {image_id!r}"
+                    ) from None
+            ids.append(image_id)
+        return ids
+
+    def texts(self) -> tuple[list[str], npt.NDArray[np.bool_]]:
+        """Each shape's text, "" where its image brings none; and whether it does, (S,) bool."""
+        texts: list[str] = []
+        given = np.ones(len(self.images), np.bool_)
+        for i, image in enumerate(self.images):
+            mine = image.get("texts")
+            size = int(self.given_sizes[i])
+            if mine is None:
+                given[i] = False
+                texts += [""] * size
+            else:
+                self._must_count(i, "texts", len(mine))
+                texts += mine
+        if self.kept is not None:
+            texts = [text for text, kept in zip(texts, self.kept.tolist(), strict=True) if kept]
+        if set(map(type, texts)) - {str}:
+            self._refuse_non_texts(texts)
+        return texts, np.repeat(given, np.diff(self.image_start))
+
+    def must_have_texts(self) -> None:
+        """Raise unless every image with shapes brings texts."""
+        for i, image in enumerate(self.images):
+            if image.get("texts") is None and self.given_sizes[i]:
+                raise ValueError(
+                    f"Expected {self.where(i)} to bring 'texts' for its {self.given_sizes[i]} shapes but it has none; "
+                    "pass e2e=False to score detection alone"
+                )
+
+    def ignored(self, texts: list[str]) -> npt.NDArray[np.bool_]:
+        """Which words do not count: those flagged, or, in images without flags, those whose text is ###."""
+        ignored = np.zeros(len(texts), np.bool_)
+        if IGNORED_TEXT in texts:
+            ignored[:] = [text == IGNORED_TEXT for text in texts]
+        for i, image in enumerate(self.images):
+            flags = image.get("ignore")
+            if flags is not None:
+                mine = as_array(flags).reshape(-1)
+                self._must_count(i, "ignore", len(mine))
+                if mine.dtype != np.bool_ and not np.isin(mine, (0, 1)).all():
+                    raise ValueError(
+                        f"Expected {self.where(i)}['ignore'] to hold booleans but got {mine[:8].tolist()!r}"
+                    )
+                ignored[self.image_start[i] : self.image_start[i + 1]] = self._kept_of(i, mine)
+        return ignored
+
+    def labels(self) -> Ints:
+        """(S,) int64 orientation labels as numbers that are equal where the labels are; -1 without one."""
+        codes = np.full(len(self.style), -1, np.int64)
+        for i, image in enumerate(self.images):
+            labels = image.get("orientation_labels")
+            if labels is not None:
+                labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+                self._must_count(i, "orientation_labels", len(labels))
+                numbers = [
+                    -1 if label is None else _labels.setdefault(label, len(_labels)) for label in labels
+                ]
+                codes[self.image_start[i] : self.image_start[i + 1]] = self._kept_of(
+                    i, np.array(numbers, np.int64)
+                )
+        return codes
+
+    def longer_image_sides(self) -> Floats:
+        """(images,) the longer side of each image."""
+        sides = np.empty(len(self.images))
+        for i, image in enumerate(self.images):
+            size = image.get("image_size")
+            if size is None:
+                raise ValueError(
+                    f"Expected {self.where(i)} to bring 'image_size' (height, width): scale_bins needs it"
+                )
+            height_width = as_array(size).reshape(-1).astype(np.float64)
+            if len(height_width) != 2 or not (np.isfinite(height_width).all() and (height_width > 0).all()):
+                raise ValueError(
+                    f"Expected {self.where(i)}['image_size'] to be (height, width) above 0 but got {size!r}"
+                )
+            sides[i] = height_width.max()
+        return sides
+
+    def _gather_shapes(self) -> tuple[Floats, Ints, npt.NDArray[np.bool_], Ints]:
+        """All points (P, 2), points of each shape (S,), whether it came as a quad (S,), shapes of each image."""
+        points: list[npt.NDArray[Any]] = []
+        lengths: list[int] = []
+        is_quad: list[bool] = []
+        sizes: list[int] = []
+        for i, image in enumerate(self.images):
+            if not isinstance(image, Mapping):
+                raise TypeError(
+                    f"Expected {self.name}[{i}] to be a dict with 'polygons' or 'boxes' but got {type(image).__name__}"
+                )
+            mine, mine_lengths, quads = self._shapes_of(i, image)
+            points.append(mine)
+            lengths += mine_lengths
+            is_quad += [quads] * len(mine_lengths)
+            sizes.append(len(mine_lengths))
+            for key in ("scores",):
+                if image.get(key) is not None and len(image[key]) != len(mine_lengths):
+                    raise ValueError(self._count_message(i, key, len(image[key]), len(mine_lengths)))
+        flat = np.concatenate(points, dtype=np.float64) if points else np.empty((0, 2))
+        return flat, np.array(lengths, np.int64), np.array(is_quad, np.bool_), np.array(sizes, np.int64)
+
+    def _shapes_of(self, i: int, image: Image) -> tuple[npt.NDArray[Any], list[int], bool]:
+        """One image's points (P, 2), points of each shape, and whether its shapes of 4 points are quads."""
+        polygons = image.get("polygons")
+        boxes = image.get("boxes")
+        if (polygons is None) == (boxes is None):
+            raise ValueError(
+                f"Expected {self.where(i)} to hold either 'polygons' or 'boxes' but got "
+                f"{'both' if boxes is not None else 'neither'}; its keys are {sorted(map(str, image))}"
+            )
+        box_type = image.get("box_type")
+        if box_type not in (None, "quad", "ltrb", "poly"):
+            raise ValueError(
+                f"Expected {self.where(i)}['box_type'] to be 'quad' or 'poly' but got {box_type!r}"
+            )
+        if boxes is not None:
+            corners = self._corners_of(i, boxes)
+            return corners, [4] * (len(corners) // 4), box_type != "poly"
+        is_list = isinstance(polygons, list | tuple) or (
+            isinstance(polygons, np.ndarray) and polygons.dtype == object
+        )
+        if is_list:
+            points, lengths, are_flat = self._points_of_list(i, polygons)
+        else:
+            points, lengths = self._points_of_array(i, polygons)
+            are_flat = False
+        quads = (not is_list or are_flat) if box_type is None else box_type != "poly"
+        return points, lengths, quads
+
+    def _corners_of(self, i: int, boxes: Any) -> npt.NDArray[Any]:
+        """Boxes (N, 4) as the corners of quads (4 N, 2)."""
+        try:
+            array = as_array(boxes)
+        except ValueError:
+            array = np.empty(0, object)
+        if array.size == 0:
+            return np.empty((0, 2))
+        if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iufb":
+            raise ValueError(
+                f"Expected {self.where(i)}['boxes'] to be numbers of shape (N, 4), left, top, right, bottom, but got "
+                f"shape {array.shape} of {array.dtype}"
+            )
+        backwards = (array[:, 2] < array[:, 0]) | (array[:, 3] < array[:, 1])
+        if backwards.any():
+            shape = int(np.argmax(backwards))
+            raise ValueError(
+                f"Expected {self.where(i)}['boxes'][{shape}] to be left, top, right, bottom with right >= left and "
+                f"bottom >= top but got {array[shape].tolist()}"
+            )
+        return array[:, _BOX_CORNERS].reshape(-1, 2)
+
+    def _points_of_array(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], list[int]]:
+        """Polygons of an array or tensor (N, 8) or (N, P, 2)."""
+        array = as_array(polygons)
+        if array.dtype.kind not in "iufb":
+            raise ValueError(
+                f"Expected {self.where(i)}['polygons'] to be numbers but got an array of {array.dtype}"
+            )
+        if array.ndim == 2 and array.shape[1] == 8:
+            return array.reshape(-1, 2), [4] * len(array)
+        if array.ndim == 3 and array.shape[2] == 2:
+            return array.reshape(-1, 2), [array.shape[1]] * len(array)
+        if array.size == 0:
+            return np.empty((0, 2)), []
+        raise ValueError(
+            f"Expected {self.where(i)}['polygons'] to be of shape (N, 8) or (N, P, 2), or a list of (P, 2), but got "
+            f"shape {array.shape}"
+        )
+
+    def _points_of_list(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], list[int], bool]:
+        """Polygons of a list, each (P, 2) or flat; and whether each is a flat row of 8 numbers."""
+        rows: list[npt.NDArray[Any]] = []
+        eights = 0
+        for shape, polygon in enumerate(polygons):
+            try:
+                row = polygon if type(polygon) is np.ndarray else as_array(polygon)
+            except ValueError:
+                row = np.empty((0, 0), object)
+            if row.ndim == 1 and (row.size % 2 == 0 or self.rules.polygons == "upstage"):
+                eights += row.size == 8
+                row = row.reshape(-1, 2) if row.size % 2 == 0 else np.empty((0, 2))
+            if row.ndim != 2 or row.shape[1] != 2 or row.dtype.kind not in "iufb":
+                raise ValueError(
+                    f"Expected {self.where(i)}['polygons'][{shape}] to be points of shape (P, 2) but got {polygon!r}"
+                )
+            rows.append(row)
+        points = np.concatenate(rows) if rows else np.empty((0, 2))
+        return points, list(map(len, rows)), eights == len(rows)
+
+    def _refuse_bad_points(self) -> None:
+        """Raise for coordinates that are no finite numbers, and for shapes without points."""
+        finite = np.isfinite(self.points)
+        if not finite.all():
+            point = int(np.argmin(finite.all(axis=1)))
+            i, shape = self._place_of(int(np.searchsorted(np.cumsum(self.ring_lengths), point, "right")))
+            raise ValueError(
+                f"Expected the coordinates of {self.where(i)} to be finite but shape {shape} holds "
+                f"{self.points[point].tolist()}"
+            )
+        if self.rules.polygons != "upstage" and self.ring_lengths.min(initial=1) < 1:
+            i, shape = self._place_of(int(np.argmin(self.ring_lengths)))
+            raise ValueError(
+                f"Expected shape {shape} of {self.where(i)} to have at least 1 point but it has none"
+            )
+
+    def _refuse_non_texts(self, texts: list[Any]) -> None:
+        for at, text in enumerate(texts):
+            if not isinstance(text, str):
+                i, shape = self._place_of(at)
+                raise TypeError(f"Expected {self.where(i)}['texts'][{shape}] to be a str but got {text!r}")
+
+    def _place_of(self, at: int) -> tuple[int, int]:
+        """Image of the shape ``at``, and its number there."""
+        i = int(np.searchsorted(self.image_start, at, "right")) - 1
+        return i, at - int(self.image_start[i])
+
+    def _leave_out(self, most: int | None) -> None:
+        """Drop detections after the first ``most``, and what the rules cannot read."""
+        position = np.arange(len(self.style)) - np.repeat(self.image_start[:-1], self.given_sizes)
+        kept = np.ones(len(self.style), np.bool_) if most is None else position < most
+        if self.rules.polygons == "upstage":
+            short = kept & (self.ring_lengths < 4)
+            if short.any():
+                i, shape = self._place_of(int(np.argmax(short)))
+                warnings.warn(
+                    f"{int(short.sum())} shapes of {self.name} with fewer than 4 points, or an odd number of coordinates, "
+                    f"are left out, as rule set upstage does; the first is shape {shape} of {self.where(i)}",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            kept &= ~short
+        if kept.all():
+            return
+        self.points = self.points[np.repeat(kept, self.ring_lengths)]
+        self.ring_lengths = self.ring_lengths[kept]
+        self.style = self.style[kept]
+        self.source = position[kept]
+        self.kept = kept
+        self.given_start = self.image_start
+        self.image_start = starts_of(kept)[self.image_start]
+
+    def _complete_short_polygons(self) -> None:
+        """Give polygons of fewer than 4 points the points that the scripts of 2020 read in their place."""
+        short = (self.style == TRUNCATED) & (self.ring_lengths < 4)
+        if not short.any():
+            return
+        rings = np.split(self.points, np.cumsum(self.ring_lengths)[:-1])
+        for s in np.flatnonzero(short).tolist():
+            ring = rings[s]
+            x, y = ring[:, 0], ring[:, 1]
+            if len(ring) == 3:
+                rings[s] = np.concatenate((ring, [[x[0], y[2]]]))
+                continue
+            self.style[s] = TRUNCATED_POINTS
+            x0, y0, x1, y1 = (x[0], y[0], x[1], y[1]) if len(ring) == 2 else (x[0], y[0], x[0], x[0])
+            rings[s] = np.array(
+                [[x0, y0], [x1, y1], [x1, y0], [x0, y1]] if len(ring) == 2 else [[x0, y0], *[[x0, x0]] * 3]
+            )
+        self.points = np.concatenate(rings)
+        self.ring_lengths = np.array([len(ring) for ring in rings], np.int64)
+
+    def _kept_of(self, i: int, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Of an image's column, the values of the shapes that are used."""
+        return (
+            values if self.kept is None else values[self.kept[self.given_start[i] : self.given_start[i + 1]]]
+        )
+
+    def _must_count(self, i: int, key: str, came: int) -> None:
+        if came != self.given_sizes[i]:
+            raise ValueError(self._count_message(i, key, came, int(self.given_sizes[i])))
+
+    def _count_message(self, i: int, key: str, came: int, expected: int) -> str:
+        return f"Expected {self.where(i)}[{key!r}] to have one entry for each of {expected} shapes but got {came}"

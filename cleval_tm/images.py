@@ -348,8 +348,9 @@ class Columns:
             if short.any():
                 i, shape = self._place_of(int(np.argmax(short)))
                 warnings.warn(
-                    f"{int(short.sum())} shapes of {self.name} with fewer than 4 points, or an odd number of coordinates, "
-                    f"are left out, as rule set upstage does; the first is shape {shape} of {self.where(i)}",
+                    f"{int(short.sum())} shapes of {self.name} with fewer than 4 points, or an odd number of "
+                    f"coordinates, are left out, as rule set upstage does; "
+                    f"the first is shape {shape} of {self.where(i)}",
                     UserWarning,
                     stacklevel=2,
                 )

@@ -125,6 +125,8 @@ class LoaderTrials:
 
     def _measured(self, built: Any, setting: Setting, watch: _Watch, before: set[int]) -> Trial:
         known = loading.length(built, self._source.in_turn)
+        if known is None:  # an iterable dataset's length shows when it ends
+            known = self.epoch_lengths.get(0)
         known = self._cut if known is None else min(known, self._cut or known)
         if known == 0:
             raise ValueError(_no_batch(built))

@@ -42,7 +42,7 @@ def has_texts(name: str) -> bool:
 
 
 def long_run(request: pytest.FixtureRequest, default: int) -> tuple[int, int]:
-    """(images, first seed) of a test marked long, CLEVAL_TM_IMAGES and CLEVAL_TM_SEED; skips unless selected."""
+    """How many images and from which seed (CLEVAL_TM_IMAGES, CLEVAL_TM_SEED); skips unless -m long."""
     if "long" not in (request.config.option.markexpr or ""):
         pytest.skip("a long run: select it with -m long")
     return int(os.environ.get("CLEVAL_TM_IMAGES", default)), int(os.environ.get("CLEVAL_TM_SEED", 10_000_000))

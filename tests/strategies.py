@@ -261,7 +261,7 @@ def _spoiled(draw: Draw, ring: np.ndarray) -> np.ndarray:
         ring[:, draw.count(0, 1)] = ring[0, 0]
     elif kind == "point":
         ring[:] = ring[0]
-    elif kind == "spike":
+    elif kind == "spike" and len(ring) > 2:
         ring[2] = ring[1] + (ring[0] - ring[1]) * draw.one_of(0.5, 2.0)
     else:
         ring = draw.rng.permutation(ring)
@@ -320,13 +320,13 @@ def images(draw: Any, shapes: st.SearchStrategy[np.ndarray] | None = None) -> Pa
     dets = draw(st.lists(st.tuples(shapes, _texts), max_size=3))
     for ring, text, _ in words:
         kind = draw(st.sampled_from(("none", "copy", "left half", "both halves", "moved")))
-        middle = np.array([ring[0], *ring[:2].mean(axis=0, keepdims=True), ring[2:].mean(axis=0), ring[-1]])
-        if kind == "copy" or (kind != "none" and len(ring) != 4):
-            dets.append((ring, text))
-        elif kind == "moved":
+        if kind == "moved":
             dets.append((ring + draw(st.integers(-3, 3)), text))
+        elif kind == "copy" or (kind != "none" and len(ring) != 4):
+            dets.append((ring, text))
         elif kind != "none":
-            pieces = [middle, np.array([middle[1], ring[1], ring[2], middle[2]])]
+            top, low = ring[:2].mean(axis=0), ring[2:].mean(axis=0)
+            pieces = [np.array([ring[0], top, low, ring[3]]), np.array([top, ring[1], ring[2], low])]
             pieces = [piece if _is_simple_quad(np.trunc(piece)) else ring for piece in pieces]
             dets += [(piece, text[i::2]) for i, piece in enumerate(pieces[: 1 + (kind == "both halves")])]
     as_list = any(len(ring) != 4 for ring, *_ in [*words, *dets])

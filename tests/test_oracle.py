@@ -65,14 +65,14 @@ def test_small_images(image: strategies.Pair) -> None:
 
 def test_irregular_shapes() -> None:
     """Rings that cross themselves, repeat points, are flat: equal wherever the package survives them."""
-    preds, target = strategies.random_images(500, first_seed=50_000, irregular=0.4)
+    preds, target = strategies.random_images(250, first_seed=50_000, irregular=0.3)
     ours = evaluate(preds, target).counts[:, COMPARED]
     survived = 0
     for row, theirs in zip(ours, official.count_images_apart(preds, target, RULES[0]), strict=True):
         if theirs is not None:
             survived += 1
             assert dict(zip(official.COMPARED, row.tolist(), strict=True)) == theirs
-    assert survived > 480
+    assert survived > 245
 
 
 def test_metric_and_scale_bins() -> None:

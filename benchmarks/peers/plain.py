@@ -72,8 +72,8 @@ def read_side(image: dict[str, Any], rules: CLEvalRules, *, is_target: bool) -> 
         else:
             ignored = text == "###"
         shape = Shape(points, quad, rules, ignored=ignored, label=None if labels is None else labels[i])
-        # The package rewrites the text of a detection, too, that reads "###".
-        if (is_target and (text is None or ignored)) or (not is_target and text == "###"):
+        hashes = not is_target and text == "###" and rules.counts_hashes_as_pseudo
+        if hashes or (is_target and (text is None or ignored)):
             shape.text = ["#"] * shape.pseudo_length()
         elif text is not None:
             shape.text = characters(text, rules)

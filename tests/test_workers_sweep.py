@@ -23,10 +23,10 @@ from torch.utils.data import (
 pytest.importorskip("psutil")
 
 from cleval_tm.workers import sweep_workers
+from cleval_tm.workers.epochs import Epoch, cost
 from cleval_tm.workers.loaders import batches, changed, tensor_bytes
 from cleval_tm.workers.search import Setting
 from cleval_tm.workers.state import left_as_it_was
-from cleval_tm.workers.trial import _Epoch, cost
 
 QUICK = {"seconds": 0.05, "variants": False, "progress": False, "max_repeats": 3}
 
@@ -299,14 +299,14 @@ def test_persistent_workers_and_variants():
 
 
 def test_shared_memory_and_memory_are_looked_at(monkeypatch):
-    monkeypatch.setattr("cleval_tm.workers.sweep.free_shared_memory", lambda: 700)
+    monkeypatch.setattr("cleval_tm.workers.memory.free_shared_memory", lambda: 700)
     loader = DataLoader(Numbers(64), batch_size=16)  # 128 bytes a batch, two prefetched
     sweep = sweep_workers(loader, candidates=[1, 2, 3], **QUICK)
     assert sweep.row(2).ok
     assert "768" not in sweep.row(3).skipped
     assert "shared memory" in sweep.row(3).skipped
     monkeypatch.undo()
-    monkeypatch.setattr("cleval_tm.workers.sweep.available_memory", lambda ranks: 2**20)
+    monkeypatch.setattr("cleval_tm.workers.memory.available_memory", lambda ranks: 2**20)
     sweep = sweep_workers(loader, candidates=[1, 2], **QUICK)
     assert sweep.row(1).ok  # the first one shows what a worker takes
     assert "of memory, and 1 MiB are free" in sweep.row(2).skipped
@@ -497,7 +497,7 @@ def test_restore_names_what_cannot_be_found():
 
 
 def epoch(ends, whole=True, startup=0.0, wall=None):
-    return _Epoch(ends=ends, waits=[0.0] * len(ends), startup=startup, wall=wall or ends[-1], whole=whole)
+    return Epoch(ends=ends, waits=[0.0] * len(ends), startup=startup, wall=wall or ends[-1], whole=whole)
 
 
 def test_cost_of_whole_epochs_counts_their_start_and_end():

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cleval_tm.workers.budget import available_memory, cpu_budget, free_shared_memory
+from cleval_tm.workers.budget import cpu_budget
+from cleval_tm.workers.guard import StepError
 from cleval_tm.workers.loaders import Source, is_iterable, length, source_of
 from cleval_tm.workers.progress import shown_progress
 from cleval_tm.workers.result import WorkerSweep
 from cleval_tm.workers.search import Search, Setting
 from cleval_tm.workers.state import left_as_it_was
-from cleval_tm.workers.trial import LoaderTrials, StepError
+from cleval_tm.workers.trial import LoaderTrials
 
-_SPARE_MEMORY = 0.9
 _PREFETCH = 2
 
 
@@ -119,7 +119,7 @@ def sweep_workers(
             with shown_progress(progress, found.name or "sweep of num_workers") as show:
                 search = Search(
                     trials,
-                    fits=_fits(trials, budget.local_ranks),
+                    fits=lambda setting: trials.memory.fits(setting, budget.local_ranks),
                     current=found.current,
                     candidates=candidates,
                     repeats=repeats,
@@ -176,32 +176,6 @@ def _step_of(step: Callable[[Any], object] | float | None) -> Callable[[Any], ob
         pause = float(step)
         return lambda batch: time.sleep(pause)
     raise TypeError(f"Expected argument `step` to be a callable, seconds, or None but got {step!r}")
-
-
-def _fits(trials: LoaderTrials, local_ranks: int) -> Callable[[Setting], str | None]:
-    """Predicts from what smaller candidates took whether a candidate fits into memory."""
-
-    def fits(setting: Setting) -> str | None:
-        if not setting.num_workers:
-            return None
-        needed, free = setting.num_workers * trials.memory_per_worker, available_memory(local_ranks)
-        if needed > _SPARE_MEMORY * free:
-            return f"it would need about {_size(needed)} of memory, and {_size(free)} are free"
-        prefetch = setting.prefetch_factor or trials.prefetch_factor or _PREFETCH
-        shared = setting.num_workers * prefetch * trials.batch_bytes
-        room = free_shared_memory()
-        if room is not None and shared > _SPARE_MEMORY * room / local_ranks:
-            return (
-                f"its prefetched batches would need about {_size(shared)} of shared memory, and "
-                f"{_size(room / local_ranks)} are free"
-            )
-        return None
-
-    return fits
-
-
-def _size(number: float) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
 def try_variants(search: Search, epochs_known: bool) -> None:

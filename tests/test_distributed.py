@@ -296,8 +296,8 @@ def test_alone_it_is_evaluate(monkeypatch):
     preds, target = images(5)
     result = evaluate_sharded(preds, target, scale_bins=BINS)
     assert result.scores() == evaluate(preds, target, scale_bins=BINS).scores()
-    broken = [{**preds[0], "texts": None}, *preds[1:]]
-    with pytest.raises((ValueError, TypeError), match=r"^Expected"):
+    broken = [{"polygons": [[0, 0, float("nan"), 0, 5, 5, 0, 5]], "texts": ["x"]}, *preds[1:]]
+    with pytest.raises(ValueError, match=r"^Expected.*preds\[0\]"):
         evaluate_sharded(broken, target)
     with pytest.raises(ValueError, match="equally many"):
         evaluate_sharded(preds, target[:3])

@@ -22,7 +22,7 @@ Extract = Callable[[Any, Any], tuple[Sequence[Any], Any]]
 class CLEvalCallback(Callback):
     """CLEval of validation and test epochs, logged under ``{prefix}/{score}``.
 
-    Each dataloader has its own scores; with several of them, ``/dataloader_idx_{i}`` follows the name.
+    Each dataloader has its own scores; with several of them, under ``{prefix}/dataloader_{i}/{score}``.
     ``ModelCheckpoint(monitor="val/det_hmean")`` and ``EarlyStopping`` find them. Under DDP they are those of
     all ranks; give the targets an ``"image_id"``, so that images that the sampler repeats count once.
 
@@ -112,10 +112,10 @@ class CLEvalCallback(Callback):
 
     def _log(self, stage: str, pl_module: LightningModule) -> None:
         for index, metric in enumerate(self.metrics):
-            suffix = f"/dataloader_idx_{index}" if len(self.metrics) > 1 else ""
+            loader = f"dataloader_{index}/" if len(self.metrics) > 1 else ""
             result = metric.compute()
             scores = result if isinstance(result, dict) else {metric.score: result}
-            named = {f"{self.prefixes[stage]}/{name}{suffix}": value for name, value in scores.items()}
+            named = {f"{self.prefixes[stage]}/{loader}{name}": value for name, value in scores.items()}
             # the values are those of all ranks already; their maximum is the same bits, and keeps Lightning
             # from warning that they were not reduced
             pl_module.log_dict(named, sync_dist=True, reduce_fx="max", add_dataloader_idx=False, batch_size=1)

@@ -387,8 +387,8 @@ def test_several_dataloaders_and_testing(tmp_path):
     module = Detector((2,))
     [first, second] = run.validate(module, loader(Pages(), Pages("other", 4)), verbose=False)
     assert {**first, **second} == {
-        "v/det_recall/dataloader_idx_0": 0.25,
-        "v/det_recall/dataloader_idx_1": 0.5,
+        "v/dataloader_0/det_recall": 0.25,
+        "v/dataloader_1/det_recall": 0.5,
     }
     assert run.test(module, loader(Pages()), verbose=False) == [{"t/det_recall": 0.25}]
 

@@ -175,13 +175,24 @@ class TestEvaluate:
         code = 2 if message in ("max-unpacked-mb", "threads", "v2021") else 1
         assert message in run("evaluate", "-g", gt, "-s", result, *flags, code=code).stderr
 
+    def test_upstage_knows_no_texts_unless_told(self, gt, result):
+        common = ["evaluate", "-g", gt, "-s", result, "--rules", "upstage"]
+        out = run(*common).stdout
+        assert "scored by polygons alone" in out
+        assert "end-to-end" not in out
+        for flag in ("--with-texts", "--e2e"):
+            out = run(*common, flag).stdout
+            assert "scored by polygons alone" not in out
+            assert "end-to-end" in out
+        assert "are read without" in run(*common, "--e2e", "--polygons-only", code=1).stderr
+
     def test_json_and_csv_of_other_formats(self, tmp_path):
         gt = tmp_path / "val.json"
         word = {"points": [[0, 0], [40, 0], [40, 10], [0, 10]], "transcription": "word"}
         gt.write_text(json.dumps({"images": {"a.jpg": {"words": {"1": word}}, "b.jpg": {"words": {}}}}))
         result = tmp_path / "submission.csv"
         result.write_text("filename,polygons\na.jpg,0 0 40 0 40 10 0 10\nb.jpg,\n")
-        out = run("evaluate", "-g", gt, "-s", result, "--rules", "upstage", "--polygons-only").stdout
+        out = run("evaluate", "-g", gt, "-s", result, "--rules", "upstage").stdout
         assert "val.json: json, box type poly" in out
         assert "submission.csv: csv, box type poly, without text; 2 images, 1 words" in out
         assert "1.0000" in out

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cleval_tm.rules import CLEvalRules
 
 _LONG = 200  # images from which on a progress bar is worth its import
+_TEXTLESS = (o.RuleSet.upstage,)
 _DEFAULT_SCALE_BINS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.1, 0.5, 1.0)
 
 
@@ -85,13 +86,15 @@ def command(
         typer.Option(help="Unicode form that both texts take first.", rich_help_panel=o.RULES),
     ] = o.Normalization.none,
     polygons_only: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--polygons-only",
-            help="Leave all texts aside, and with them the ### of ignored words.",
+            "--polygons-only/--with-texts",
+            help="Leave all texts aside, and with them the ### of ignored words. On under upstage, whose "
+            "original knows no texts.",
+            show_default=False,
             rich_help_panel=o.RULES,
         ),
-    ] = False,
+    ] = None,
     scale_bins: Annotated[
         str | None,
         typer.Option(
@@ -163,7 +166,7 @@ def command(
             result,
             requests(file_format, request),
             e2e=e2e,
-            polygons_only=polygons_only,
+            polygons_only=rules in _TEXTLESS and not e2e if polygons_only is None else polygons_only,
             lenient=lenient,
         )
         _set_sizes(sides, image_sizes, bins is not None)

@@ -70,6 +70,8 @@ def read_sides(
     if gt_request.format != result_request.format:
         gt.images, result.images = by_key(gt.images, gt_path), by_key(result.images, result_path)
     notes = [told(gt_path, gt, gt_request), told(result_path, result, result_request)]
+    if polygons_only and (gt_request.text or result_request.text):
+        notes.append("scored by polygons alone: texts, and the ### of ignored words, are left aside")
     if polygons_only:
         for image in (*gt.images.values(), *result.images.values()):
             image.pop("texts", None)

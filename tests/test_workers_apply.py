@@ -250,7 +250,8 @@ def test_any_file_of_this_form_changes_in_that_place_alone(
     comment: str,
     newline: str,
 ) -> None:
-    head = f"# {comment}{newline}a:   # {comment}{newline}{' ' * indent}x: '#'{newline}{' ' * indent}num_workers:{' ' * spaces}"
+    inside = " " * indent
+    head = f"# {comment}{newline}a:   # {comment}{newline}{inside}x: '#'{newline}{inside}num_workers:{' ' * spaces}"
     tail = f"  # {comment}{newline}{' ' * indent}y: ${{z}}{newline}"
     path = tmp_path_factory.mktemp("yaml") / "c.yaml"
     path.write_bytes(f"{head}{old}{tail}".encode())

@@ -69,17 +69,13 @@ class _Scanner:
 
 def _events(scanner: _Scanner) -> Iterator[dict[str, Any]]:
     scanner.take("[")
-    if scanner.peek() == "]":
-        return
-    while True:
+    while scanner.peek() != "]":
         event = scanner.value()
         if isinstance(event, dict):
             yield event
         if scanner.peek() != ",":
             break
-        scanner.take(",")
-        if scanner.peek() == "]":  # Chrome's array form allows a last comma
-            return
+        scanner.take(",")  # Chrome's array form allows one after the last event
     scanner.take("]")
 
 

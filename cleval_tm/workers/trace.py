@@ -39,6 +39,7 @@ _STEP_NAMES = (
 )
 _UNNAMED = "loop"
 _BACK_TO_BACK = 1e-3
+_BUSY = 0.95
 
 
 def wait_label(phase: str) -> str:
@@ -141,7 +142,10 @@ class TraceAnalysis:
 
     def explain(self) -> str:
         """The figures in words, a line for each phase and stream."""
-        return "\n".join([*(phase.explain() for phase in self.phases.values()), *map(str, self.streams)])
+        lines = [*(phase.explain() for phase in self.phases.values()), *map(str, self.streams)]
+        if self.streams and self.streams[0].busy_share > _BUSY:
+            lines.append("The device is busy throughout, so the waits above cost little: the host is ahead of it.")
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         return f"{self.path} (labels: {self.source})\n{self.explain()}"

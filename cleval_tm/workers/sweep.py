@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cleval_tm.workers.budget import cpu_budget
 from cleval_tm.workers.guard import StepError
@@ -15,6 +15,9 @@ from cleval_tm.workers.result import WorkerSweep
 from cleval_tm.workers.search import Search, Setting
 from cleval_tm.workers.state import left_as_it_was
 from cleval_tm.workers.trial import LoaderTrials
+
+if TYPE_CHECKING:
+    from cleval_tm.workers.fits import FitTrials
 
 _PREFETCH = 2
 
@@ -101,7 +104,7 @@ def sweep_workers(
         >>> [len(row.times) >= 3 for row in sweep.results]
         [True, True]
     """
-    _check(candidates, current, repeats, seconds, timeout, steps_per_epoch)
+    check_arguments(candidates, current, repeats, seconds, timeout, steps_per_epoch)
     call = _step_of(step)
     budget = cpu_budget(local_ranks)
     with left_as_it_was(source, step, *restore):
@@ -139,11 +142,14 @@ def sweep_workers(
         current=found.current,
         cpus=budget.cpus,
         loader=found.name,
-        notes=tuple(_notes(found, base, trials, budget.cpus, step is None, steps_per_epoch)),
+        notes=(
+            *notes_of(trials, budget.cpus),
+            *_notes_on_loaders(found, base, trials, step is None, steps_per_epoch),
+        ),
     )
 
 
-def _check(
+def check_arguments(
     candidates: Sequence[int] | None,
     current: int | None,
     repeats: int,
@@ -222,22 +228,25 @@ def _best_once_started(search: Search) -> int:
     return min(workers for workers, value in known.items() if value <= 1.05 * best)
 
 
-def _notes(
-    found: Source, base: Any, trials: LoaderTrials, cpus: float, no_step: bool, steps_per_epoch: int | None
-) -> list[str]:
-    notes = [trials.contention.note(cpus)]
+def notes_of(trials: LoaderTrials | FitTrials, cpus: float) -> list[str]:
+    """Remarks on the machine that both kinds of sweep make."""
+    contention = trials.contention.note(cpus)
+    notes = [contention] if contention else []
     if cpus < (os.cpu_count() or 1):
         notes.append(f"The machine has {os.cpu_count()} CPUs, but this process may use {cpus:g}.")
+    return notes
+
+
+def _notes_on_loaders(
+    found: Source, base: Any, trials: LoaderTrials, no_step: bool, steps_per_epoch: int | None
+) -> list[str]:
+    notes = []
     if no_step:
-        notes.append(
-            "No step was given: loading alone was compared, which asks for more workers than training does."
-        )
+        notes.append("No step was given: loading alone was compared; training needs fewer workers than that.")
     if length(base, found.in_turn) is None and steps_per_epoch is None and not trials.epoch_lengths:
-        notes.append(
-            "The loader does not know its length: the start of workers at each epoch is not in the figures."
-        )
-    notes.append(_repeated_samples(base, trials))
-    return [note for note in notes if note]
+        notes.append("The loader does not know its length: the start of its workers is not in the figures.")
+    repeated = _repeated_samples(base, trials)
+    return [*notes, repeated] if repeated else notes
 
 
 def _repeated_samples(base: Any, trials: LoaderTrials) -> str | None:

@@ -294,6 +294,13 @@ class Columns:
 
     def _points_of_list(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], list[int], bool]:
         """Polygons of a list, each (P, 2) or flat; and whether each is a flat row of 8 numbers."""
+        if set(map(type, polygons)) == {np.ndarray}:
+            try:  # what detectors give: arrays (P, 2) alone
+                points = np.concatenate(polygons)
+            except ValueError:
+                points = np.empty(0)
+            if points.ndim == 2 and points.shape[1] == 2 and points.dtype.kind in "iufb":
+                return points, list(map(len, polygons)), False
         rows: list[npt.NDArray[Any]] = []
         eights = 0
         for shape, polygon in enumerate(polygons):

@@ -6,13 +6,13 @@ A region is what the kernels see of such a shape: the edges of its outer rings a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cleval_tm.kernels.characters import POLYGON, SNAPPED, TRUNCATED, rectangle_aspects
+from cleval_tm.kernels.geometry import SIGN
 from cleval_tm.kernels.measure import CROSSING, REGULAR, inspect_rings, measure_shapes, overlapping_words
 
 Floats = npt.NDArray[np.float64]
@@ -50,60 +50,63 @@ class Shapes:
         self.edge_end: Ints = ring_start[1:].copy()
         if state.any():
             inspect_rings(self.rings, ring_start, self.area, state)
-            self._repair(np.flatnonzero(state == CROSSING).tolist())
         self.irregular: npt.NDArray[np.bool_] = state != REGULAR
+        self._repair(np.flatnonzero(state == CROSSING))
 
-    def add_regions(self, regions: Sequence[Any]) -> int:
-        """Append the edges of shapely geometries; return the index of the first one's region."""
-        first = len(self.edge_start)
-        rings: list[Floats] = []
-        holes: list[bool] = []
-        rings_of_region = []
-        for region in regions:
-            before = len(rings)
-            for part in _polygons(region):
-                for number, ring in enumerate((part.exterior, *part.interiors)):
-                    rings.append(np.asarray(ring.coords)[:-1, :2])
-                    holes.append(number > 0)
-            rings_of_region.append(len(rings) - before)
-        ring_start = np.concatenate(([0], np.cumsum([len(ring) for ring in rings], dtype=np.int64)))
-        points = np.concatenate(rings) if rings else np.empty((0, 2))
-        style = np.full(len(rings), POLYGON, np.uint8)
-        edges = measure_shapes(points, ring_start, style, np.zeros(len(rings)), False, 1)[1]
-        edges[np.repeat(np.array(holes, bool), np.diff(ring_start)), -1] *= -1.0
-        end = ring_start[np.cumsum(rings_of_region)] + len(self.edges)
-        start = np.concatenate(([len(self.edges)], end[:-1]))
-        self.edges = np.concatenate((self.edges, edges))
-        self.edge_start = np.concatenate((self.edge_start, start))
-        self.edge_end = np.concatenate((self.edge_end, end))
-        return first
-
-    def geometry(self, shape: int) -> Any:
-        """The shape as a valid shapely geometry: even-odd, or as ``buffer(0)`` leaves it."""
+    def add_regions(self, regions: npt.NDArray[Any]) -> int:
+        """Append the edges of shapely geometries (R,); return the index of the first one's region."""
         import shapely
 
-        ring = self.rings[self.ring_start[shape] : self.ring_start[shape + 1]]
-        if len(ring) < 3:
-            return shapely.Polygon()
-        polygon = shapely.Polygon(ring)
-        if polygon.is_valid:
-            return polygon
-        return polygon.buffer(0) if self.style[shape] == TRUNCATED else _even_odd(ring)
+        first = len(self.edge_start)
+        parts, region_of_part = shapely.get_parts(regions, return_index=True)
+        areal = shapely.area(parts) > 0.0
+        rings, part_of_ring = shapely.get_rings(parts[areal], return_index=True)
+        is_hole = np.diff(part_of_ring, prepend=-1) == 0
+        points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
+        kept = np.diff(ring_of_point, append=-1) == 0  # the last point of each ring repeats its first
+        points, ring_of_point = points[kept], ring_of_point[kept]
+        ring_start = np.searchsorted(ring_of_point, np.arange(len(rings) + 1))
+        style = np.full(len(rings), POLYGON, np.uint8)
+        edges = measure_shapes(points, ring_start, style, np.zeros(len(rings)), False, 1)[1]
+        edges[is_hole[ring_of_point], SIGN] *= -1.0
+        region_of_point = region_of_part[areal][part_of_ring][ring_of_point]
+        bounds = len(self.edges) + np.searchsorted(region_of_point, np.arange(len(regions) + 1))
+        self.edges = np.concatenate((self.edges, edges))
+        self.edge_start = np.concatenate((self.edge_start, bounds[:-1]))
+        self.edge_end = np.concatenate((self.edge_end, bounds[1:]))
+        return first
 
-    def _repair(self, crossing: list[int]) -> None:
+    def geometries(self, chosen: Ints) -> npt.NDArray[Any]:
+        """Shapes (n,) as valid shapely geometries: even-odd, or as ``buffer(0)`` leaves them."""
+        import shapely
+
+        sizes = self.ring_start[chosen + 1] - self.ring_start[chosen]
+        geometries = np.full(len(chosen), shapely.Polygon(), object)
+        areal = np.flatnonzero(sizes >= 3)
+        points = [self.rings[self.ring_start[s] : self.ring_start[s + 1]] for s in chosen[areal].tolist()]
+        if points:
+            rings = shapely.linearrings(
+                np.concatenate(points), indices=np.repeat(np.arange(len(areal)), sizes[areal])
+            )
+            geometries[areal] = shapely.polygons(rings)
+        for at in np.flatnonzero(self.irregular[chosen] & ~shapely.is_valid(geometries)).tolist():
+            ring = np.asarray(geometries[at].exterior.coords)[:-1]
+            is_truncated = self.style[chosen[at]] == TRUNCATED
+            geometries[at] = geometries[at].buffer(0) if is_truncated else _even_odd(ring)
+        return geometries
+
+    def _repair(self, crossing: Ints) -> None:
         """Give rings that cross themselves the edges of the area that they enclose."""
-        if not crossing:
+        if not len(crossing):
             return
-        geometries = [self.geometry(s) for s in crossing]
+        geometries = self.geometries(crossing)
         first = self.add_regions(geometries)
-        added = slice(first, first + len(crossing))
-        self.edge_start[crossing] = self.edge_start[added]
-        self.edge_end[crossing] = self.edge_end[added]
-        for s, geometry in zip(crossing, geometries, strict=True):
-            if self.style[s] == TRUNCATED:
-                self.area[s] = geometry.area
+        self.edge_start[crossing] = self.edge_start[first:]
+        self.edge_end[crossing] = self.edge_end[first:]
         self.edge_start = self.edge_start[:first]
         self.edge_end = self.edge_end[:first]
+        truncated = self.style[crossing] == TRUNCATED
+        self.area[crossing[truncated]] = [geometry.area for geometry in geometries[truncated]]
 
 
 def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[np.bool_]) -> Ints:
@@ -128,19 +131,21 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
     for view in range(views):
         mask = ignored[view]
         here = mask[hidden] & ~mask[overlapping]
-        others: dict[int, list[int]] = defaultdict(list)
+        words_in: dict[int, list[int]] = defaultdict(list)
         for g, other in zip(hidden[here].tolist(), overlapping[here].tolist(), strict=True):
-            others[g].append(other)
-        for g, words in others.items():
-            takers[g, tuple(sorted(words))].append(view)
+            words_in[g].append(other)
+        for g, others in words_in.items():
+            takers[g, tuple(sorted(others))].append(view)
     if takers:
         import shapely
 
-        left = [
-            shapely.difference(shapes.geometry(g), shapely.union_all([shapes.geometry(w) for w in words]))
-            for g, words in takers
+        words = np.unique([*(g for g, _ in takers), *(w for _, others in takers for w in others)])
+        geometry = dict(zip(words.tolist(), shapes.geometries(words), strict=True))
+        taken = [
+            geometry[others[0]] if len(others) == 1 else shapely.union_all([geometry[w] for w in others])
+            for _, others in takers
         ]
-        first = shapes.add_regions(left)
+        first = shapes.add_regions(shapely.difference([geometry[g] for g, _ in takers], taken))
         for number, ((g, _), in_views) in enumerate(takers.items()):
             region[in_views, g] = first + number
     return region
@@ -170,11 +175,3 @@ def _crossings(ring: Floats, point: Any) -> int:
     with np.errstate(divide="ignore", invalid="ignore"):
         at = (x1 - x) * (point.y - y) / (y1 - y) + x
     return int(np.count_nonzero(spans & (point.x < at)))
-
-
-def _polygons(geometry: Any) -> list[Any]:
-    """The polygons in a shapely geometry that have an area."""
-    parts = getattr(geometry, "geoms", None)
-    if parts is not None:
-        return [polygon for part in parts for polygon in _polygons(part)]
-    return [geometry] if geometry.geom_type == "Polygon" and geometry.area > 0.0 else []

@@ -21,7 +21,7 @@ pytest.importorskip("psutil")
 
 from cleval_tm.workers import StepTraceCallback, analyze_trace  # noqa: E402
 from cleval_tm.workers.chrome import read_events  # noqa: E402
-from cleval_tm.workers.cpu_sampler import CpuSampler  # noqa: E402
+from cleval_tm.workers.cpu_sampler import CpuSampler, CpuUse  # noqa: E402
 from cleval_tm.workers.record import RecordWriter, StepRecord, read_records  # noqa: E402
 
 QUIET: dict[str, Any] = {
@@ -264,15 +264,16 @@ def test_cpu_use_of_main_process_and_workers(tmp_path: Path) -> None:
 
 
 def test_cpu_sampler_sees_what_children_do() -> None:
-    samples: list[tuple[float, float, int]] = []
-    sampler = CpuSampler(lambda *sample: samples.append(sample), interval=0.5)
+    samples: list[CpuUse] = []
+    sampler = CpuSampler(samples.append, interval=0.5)
     sampler.start()
     busy = "import time; t = time.process_time()\nwhile time.process_time() - t < 1.0: pass"
     subprocess.run([sys.executable, "-c", busy], check=True)
     sampler.stop()
-    used = sum(seconds * cores for seconds, cores, _ in samples)
+    used = sum(sample.seconds * sample.cores for sample in samples)
     assert 1.0 <= used < 1.6  # its time is counted although the process is gone
-    assert max(processes for *_, processes in samples) >= 2
+    assert max(sample.processes for sample in samples) >= 2
+    assert all(0 <= sample.others <= (os.cpu_count() or 1) + 0.5 for sample in samples)
 
 
 def test_a_step_that_fails_leaves_what_was_recorded_and_no_profiler(tmp_path: Path) -> None:

@@ -40,18 +40,10 @@ class Recorded:
             self.span("wait", "train", step, wait * factor, **slow)
             self.span("step", "train", step, work * factor, **slow)
 
-    def cpu(self, cores: float, budget: float = 2.0) -> None:
-        self.lines += [
-            {
-                "event": "cpu",
-                "start": float(t),
-                "seconds": 1.0,
-                "cores": cores,
-                "budget": budget,
-                "processes": 3,
-            }
-            for t in range(int(self.now))
-        ]
+    def cpu(self, cores: float, budget: float = 2.0, others: float = 0.0) -> None:
+        use = {"cores": cores, "budget": budget, "processes": 3, "others": others, "cpus": 2}
+        for t in range(int(self.now)):
+            self.lines.append({"event": "cpu", "start": float(t), "seconds": 1.0, **use})
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -229,6 +221,19 @@ def test_folders_of_runs_without_hydra(tmp_path: Path) -> None:
         (tmp_path / f"w{workers}" / "settings.json").write_text(json.dumps(settings))
     sweep = analyze_multirun(tmp_path)
     assert (sweep.suggestion(), sweep.loader) == (2, None)
+
+
+def test_busy_neighbours_are_said(tmp_path: Path) -> None:
+    for workers in (0, 2):
+        folder = job(tmp_path, workers, workers)
+        record = Recorded()
+        record.train(1, [0.01] * 100, 0.02)
+        record.cpu(cores=1.0, others=0.5 * workers)
+        record.write(folder / "step_trace")
+    assert analyze_multirun(tmp_path).notes == (
+        "Contention: other processes kept 0.0 to 1.0 of 2 CPUs busy while the jobs ran; the figures hold for a "
+        "machine as busy as that.",
+    )
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -6,8 +6,21 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import psutil
+
+
+class CpuUse(NamedTuple):
+    """CPU use over ``seconds``, in cores kept busy."""
+
+    seconds: float
+    cores: float
+    """By the process and its children."""
+    processes: int
+    """How many those are."""
+    others: float
+    """By all other processes of the machine."""
 
 
 def tree_cpu_seconds(process: psutil.Process, without: Collection[int] = ()) -> tuple[float, int]:
@@ -44,19 +57,25 @@ def _tree(process: psutil.Process, excluded: set[int]) -> list[psutil.Process]:
     return found
 
 
+def machine_cpu_seconds() -> float:
+    """Seconds that the machine's CPUs were busy since it started, all together."""
+    times = psutil.cpu_times()._asdict()
+    idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is part of the user's
+    return float(sum(seconds for name, seconds in times.items() if name not in idle))
+
+
 class CpuSampler:
     """Reports every ``interval`` seconds how many cores this process and its children keep busy.
 
     Args:
-        report: Called from the sampler's thread with ``seconds`` (length of the sample), ``cores`` and
-            ``processes``.
+        report: Called with each sample, from the sampler's thread.
         interval: Seconds between samples.
         without: Ids of children that do not count.
     """
 
     def __init__(
         self,
-        report: Callable[[float, float, int], None],
+        report: Callable[[CpuUse], None],
         interval: float = 1.0,
         without: Collection[int] = (),
     ) -> None:
@@ -78,13 +97,15 @@ class CpuSampler:
     def _run(self) -> None:
         process = psutil.Process()
         before, _ = tree_cpu_seconds(process, self._without)
-        since = time.perf_counter()
+        machine, since = machine_cpu_seconds(), time.perf_counter()
         stopped = False
         while not stopped:
             stopped = self._stopped.wait(self._interval)
             now = time.perf_counter()
             used, living = tree_cpu_seconds(process, self._without)
-            if now - since > 0.1 * self._interval:
+            busy, seconds = machine_cpu_seconds(), now - since
+            if seconds > 0.1 * self._interval:
                 # A worker killed before it was waited for takes its time along: never negative.
-                self._report(now - since, max(0.0, used - before) / (now - since), living)
-            before, since = used, now
+                cores = max(0.0, used - before) / seconds
+                self._report(CpuUse(seconds, cores, living, max(0.0, (busy - machine) / seconds - cores)))
+            before, machine, since = used, busy, now

@@ -29,6 +29,8 @@ class Job:
         wait_share: Time spent waiting over the time of all steps, 0 to 1.
         cpu_use: Cores kept busy over the budget; None without samples.
         budget: Cores that the run may use; None without samples.
+        others: Cores that other processes kept busy meanwhile; None without samples.
+        cpus: Cores of the machine; None without samples.
         startup: Mean time from the start of an epoch, after the first, to its first batch; None if there was
             none.
         num_workers: Of the loaders of the phase, as they really were; empty if unknown.
@@ -45,6 +47,8 @@ class Job:
     wait_share: float | None = None
     cpu_use: float | None = None
     budget: float | None = None
+    others: float | None = None
+    cpus: int | None = None
     startup: float | None = None
     num_workers: tuple[int, ...] = ()
     loader: dict[str, Any] = field(default_factory=dict)
@@ -195,6 +199,8 @@ def _from_record(folder: Path, record: StepRecord, phase: str, known: dict[str, 
         wait_share=sum(period.waited for period in periods) / total,
         cpu_use=busy / sampled if sampled else None,
         budget=record.budget,
+        others=sum(sample.others * sample.seconds for sample in samples) / sampled if sampled else None,
+        cpus=samples[-1].cpus if samples else None,
         startup=_startup(record, phase),
         **known,
     )

@@ -18,6 +18,7 @@ from cleval_tm.workers.result import WorkerResult, WorkerSweep
 __all__ = ["analyze_multirun"]
 
 _KEY = "num_workers"
+_NOTABLE = 0.25
 
 
 def analyze_multirun(
@@ -80,6 +81,7 @@ def analyze_multirun(
         current = configured_value(settings[0].folder, key, settings[0].others(key))
     budgets = [job.budget for group in jobs.values() for job in group if job.budget is not None]
     notes = [note for workers in sorted(jobs) for job in jobs[workers] for note in job.notes(workers)]
+    notes += _contention([job for group in jobs.values() for job in group])
     return WorkerSweep(
         results=tuple(rows),
         current=current,
@@ -180,6 +182,22 @@ def _workers(setting: _Setting, key: str, job: Job) -> int:
             f"{job.num_workers[0]} workers: does the project use that key?"
         )
     return asked
+
+
+def _contention(jobs: Sequence[Job]) -> list[str]:
+    """A warning if others left one of the jobs less than its budget."""
+    others = [job.others for job in jobs if job.others is not None]
+    squeezed = any(
+        job.others > _NOTABLE and job.cpus - job.others < job.budget
+        for job in jobs
+        if job.others is not None and job.cpus is not None and job.budget is not None
+    )
+    if not squeezed:
+        return []
+    return [
+        f"Contention: other processes kept {min(others):.1f} to {max(others):.1f} of {jobs[0].cpus} CPUs busy while "
+        f"the jobs ran; the figures hold for a machine as busy as that."
+    ]
 
 
 def _row(workers: int, jobs: Sequence[Job], failures: Sequence[str]) -> WorkerResult:

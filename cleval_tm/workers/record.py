@@ -7,7 +7,8 @@ A line is one event, times in seconds since the record's first line:
 * ``{"event": "step", ...}`` likewise is the step that works on it,
 * ``{"event": "epoch", "phase": "train", "step": 7, "start": ..., "seconds": ...}`` is what lies between the
   start of an epoch and its first fetch: the start of the workers,
-* ``{"event": "cpu", "start": ..., "seconds": 1.0, "cores": 1.8, "budget": 2.0, "processes": 3}`` is a sample.
+* ``{"event": "cpu", "start": ..., "seconds": 1.0, "cores": 1.8, "budget": 2.0, "processes": 3,
+  "others": 0.1, "cpus": 2}`` is a sample: cores that the run kept busy, and that all others did.
 
 ``"profiled": true`` marks what the profiler slowed down.
 """
@@ -87,13 +88,16 @@ class Timed:
 
 @dataclass(frozen=True)
 class CpuSample:
-    """CPU use of a process and its children over ``seconds``: how many cores they kept busy, and may."""
+    """CPU use over ``seconds``: cores that a process and its children kept busy, and may; cores that all others
+    did, of how many."""
 
     start: float
     seconds: float
     cores: float
     budget: float
     processes: int
+    others: float = 0.0
+    cpus: int = 0
 
 
 @dataclass
@@ -177,7 +181,9 @@ def read_records(path: str | Path) -> list[StepRecord]:
         elif not records:
             raise ValueError(f"Expected the first line of `{path}` to open a run but got {event!r}")
         elif kind == "cpu":
-            records[-1].cpu.append(CpuSample(**{key: event[key] for key in CpuSample.__dataclass_fields__}))
+            records[-1].cpu.append(
+                CpuSample(**{key: value for key, value in event.items() if key != "event"})
+            )
         else:
             lists = {"wait": records[-1].waits, "step": records[-1].steps, "epoch": records[-1].epochs}
             if kind in lists:

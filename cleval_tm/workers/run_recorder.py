@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.autograd import profiler as autograd_profiler
 
-from cleval_tm.workers.cpu_sampler import CpuSampler
+from cleval_tm.workers.cpu_sampler import CpuSampler, CpuUse
 from cleval_tm.workers.profile_window import ENOUGH, ProfileWindow
 from cleval_tm.workers.record import RecordWriter
 from cleval_tm.workers.run_settings import loader_settings, run_settings, write_json
@@ -56,11 +56,9 @@ class RunRecorder:
         self._sampler = CpuSampler(self._sample, config.sample_interval, ranks)
         self._sampler.start()
 
-    def _sample(self, seconds: float, cores: float, processes: int) -> None:
-        start = self._record.clock() - seconds
-        self._record.write(
-            "cpu", start=start, seconds=seconds, cores=cores, budget=self._budget, processes=processes
-        )
+    def _sample(self, use: CpuUse) -> None:
+        start, cpus = self._record.clock() - use.seconds, self._settings["cpu_count"]
+        self._record.write("cpu", start=start, **use._asdict(), budget=self._budget, cpus=cpus)
         self._record.flush()
 
     # What Lightning's loops announce

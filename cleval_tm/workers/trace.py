@@ -144,7 +144,9 @@ class TraceAnalysis:
         """The figures in words, a line for each phase and stream."""
         lines = [*(phase.explain() for phase in self.phases.values()), *map(str, self.streams)]
         if self.streams and self.streams[0].busy_share > _BUSY:
-            lines.append("The device is busy throughout, so the waits above cost little: the host is ahead of it.")
+            lines.append(
+                "The device is busy throughout, so the waits above cost little: the host is ahead of it."
+            )
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -16,6 +16,8 @@ import pkgutil
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import traceback
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -200,6 +202,14 @@ def test_readme_figures_are_the_references(reference):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = [re.sub(r" +", " ", line) for line in text.splitlines() if line.startswith("| ")][1:]
     assert rows == expected
+
+
+def test_table_of_rule_sets_is_what_its_script_prints(data):
+    script = ROOT / "docs" / "scripts" / "compare_rules.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(data)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -187,6 +187,13 @@ def test_polygons_of_2020_are_not_quads():
     assert areas == [40.0, 40.5, 40.5]
 
 
+def test_a_polygon_of_two_points_takes_nothing_from_an_ignored_one():
+    ring = np.array([(0, 1), (1, 0), (0, 2), (0, 0), (0, 0)], float)
+    target = {"polygons": [ring, np.array([(0, 0), (1, 2)], float)], "texts": ["", ""], "ignore": [True, False]}
+    match = evaluate([{"polygons": [ring], "texts": [""]}], [target], "v2020").match(0)
+    assert [(pair.gt, pair.area_precision) for pair in match.pairs] == [(0, 1.0)]
+
+
 @pytest.mark.parametrize("rules", ["v2023", "v2020"])
 @pytest.mark.parametrize("points", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("kind", ["same", "line", "cross"])

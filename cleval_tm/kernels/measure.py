@@ -52,7 +52,7 @@ def measure_shapes(
     Returns:
         (rings, edges, bounds, area, pseudo_length, false_positive_chars, state): the points of the rings that
         areas and containment use (P, 2) float64, their edges (P, 6) float64, (S, 4) float64 left, top, right,
-        bottom of each ring, (S,) float64 its area >= 0, (S,) int64 twice, (S,) uint8 REGULAR or UNKNOWN.
+        bottom of each ring, (S,) float64 its area >= 0, (S,) int64 twice, (S,) uint8 what was seen at once.
     """
     n = len(style)
     rings = np.empty(points.shape)
@@ -85,7 +85,10 @@ def measure_shapes(
         signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(ring)
         write_edges(ring, np.sign(signed), edges[first:last])
         area[s] = abs(signed)
-        state[s] = REGULAR if last - first == 4 and is_convex(ring) else UNKNOWN
+        if style[s] == TRUNCATED_POINTS:
+            state[s] = IRREGULAR
+        else:
+            state[s] = REGULAR if last - first == 4 and is_convex(ring) else UNKNOWN
         pseudo_length[s], false_positive_chars[s] = lengths_of(
             points[first:last], style[s], rectangle_aspect[s], by_height, cap
         )

@@ -69,7 +69,7 @@ def random_image(seed: int, *, polygons: bool = False, irregular: float = 0.0) -
     offset = draw.one_of(0.0, 0.0, -size / 2, -2 * size)
     alphabet = draw.one_of(*ALPHABETS)
     words, texts, ignore = [], [], []
-    for _ in range(draw.one_of(0, 1, 2, 3, 4, 6, 10)):
+    for _ in range(40 if draw.chance(0.03) else draw.one_of(0, 1, 2, 3, 4, 6, 10)):
         length = draw.one_of(0, 1, 1, 2, 3, 4, 5, 8, 13) if draw.chance(0.9) else draw.count(0, 40)
         words.append(_shape(draw, size, max(length, 1), polygons))
         texts.append(_text(draw, alphabet, length))
@@ -252,6 +252,8 @@ def _finish(draw: Draw, ring: np.ndarray, grid: float, polygons: bool, irregular
 
 def _spoiled(draw: Draw, ring: np.ndarray) -> np.ndarray:
     kind = draw.one_of("crossed", "repeated", "flat", "point", "spike", "shuffled")
+    if len(ring) < 3:  # half of a triangle that was cut
+        return ring
     ring = ring.copy()
     if kind == "crossed":
         ring[[0, 1]] = ring[[1, 0]]
@@ -261,7 +263,7 @@ def _spoiled(draw: Draw, ring: np.ndarray) -> np.ndarray:
         ring[:, draw.count(0, 1)] = ring[0, 0]
     elif kind == "point":
         ring[:] = ring[0]
-    elif kind == "spike" and len(ring) > 2:
+    elif kind == "spike":
         ring[2] = ring[1] + (ring[0] - ring[1]) * draw.one_of(0.5, 2.0)
     else:
         ring = draw.rng.permutation(ring)

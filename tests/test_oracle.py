@@ -23,7 +23,9 @@ RULES = (
     CLEvalRules.v2023(),
     CLEvalRules.v2023(case_sensitive=False),
     CLEvalRules.v2023(ap_constraint=0.5),
-    CLEvalRules.v2023(ap_constraint=0.05, vertical_aspect_ratio_thresh=1.5),
+    CLEvalRules.v2023(ap_constraint=0.7, vertical_aspect_ratio_thresh=1.5),
+    CLEvalRules.v2023(ap_constraint=0.0),
+    CLEvalRules.v2023(ap_constraint=1.0),
 )
 COMPARED = [COUNTS.index(name) for name in official.COMPARED]
 Images = list[dict[str, Any]]
@@ -50,9 +52,9 @@ def test_real_files(name: str) -> None:
     assert not differences(preds, target, RULES[0], e2e=datasets.has_texts(name))
 
 
-@pytest.mark.parametrize("rules", RULES, ids=["default", "any case", "half", "loose"])
+@pytest.mark.parametrize("rules", RULES, ids=["default", "any case", "0.5", "0.7, vertical", "0", "1"])
 def test_random_images(rules: CLEvalRules) -> None:
-    preds, target = strategies.random_images(1000, first_seed=1000 * RULES.index(rules))
+    preds, target = strategies.random_images(500, first_seed=500 * RULES.index(rules))
     assert not differences(preds, target, rules)
 
 
@@ -99,6 +101,21 @@ def test_metric_and_scale_bins() -> None:
 
 def _on_whole_pixels(image: dict[str, Any]) -> dict[str, Any]:
     return {**image, "polygons": np.trunc(image["polygons"])}
+
+
+@pytest.mark.parametrize("moved", [20_000.0, 1_000_000.5])
+def test_far_from_the_origin(moved: float) -> None:
+    preds, target = (
+        [{**image, "polygons": image["polygons"] + moved} for image in side]
+        for side in strategies.random_images(200, first_seed=60_000)
+    )
+    assert not differences(preds, target, RULES[0])
+
+
+def test_detection_alone() -> None:
+    preds, target = strategies.random_images(200, first_seed=80_000)
+    without_texts = [{"polygons": image["polygons"]} for image in preds]
+    assert not differences(without_texts, target, RULES[0], e2e=False)
 
 
 @pytest.mark.long

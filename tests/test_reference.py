@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 
+from benchmarks.peers import plain
 from cleval_tm import COUNTS, CLEvalRules, evaluate
 
 pytestmark = datasets.needs_data
@@ -151,3 +152,22 @@ def test_threads_and_order_do_not_show_on_real_files(rules: str) -> None:
     two = evaluate(preds[::-1], target[::-1], CLEvalRules.named(rules), num_threads=3)
     np.testing.assert_array_equal(one.counts, two.counts[::-1])
     assert one.scores() == two.scores()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rules", ["v2023", "v2020", "upstage"])
+@pytest.mark.parametrize("name", V2023 + V2020[-1:])
+def test_the_plain_implementation_agrees_image_by_image(
+    name: str, rules: str, request: pytest.FixtureRequest
+) -> None:
+    datasets.long_run(request, 0)
+    preds, target = datasets.images(name)
+    e2e = datasets.has_texts(name)
+    row = CLEvalRules.named(rules)
+    result = evaluate(preds, target, row, e2e=e2e)
+    for i, (pred, truth) in enumerate(zip(preds, target, strict=True)):
+        theirs = plain.count_image(pred, truth, row, e2e=e2e)
+        ours = dict(zip(COUNTS, result.counts[i].tolist(), strict=True))
+        if not e2e:  # of detections without texts, the plain implementation counts no letters
+            theirs = {key: ours[key] if key.startswith(("e2e", "recog")) else theirs[key] for key in theirs}
+        assert ours == theirs, result.image_ids[i]

@@ -125,7 +125,7 @@ def ignored_detections(pairs: Pairs, ignored: list[int], n_det: int, rules: CLEv
         for g in ignored:
             if pairs.hits[g][d]:
                 total = real(total + pairs.ap[g][d])
-        if any(reaches(pairs.ap[g][d]) for g in ignored) or reaches(total):
+        if ignored and (any(reaches(pairs.ap[g][d]) for g in ignored) or reaches(total)):
             result.add(d)
     return result
 

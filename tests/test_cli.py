@@ -78,6 +78,7 @@ class TestEvaluate:
         out = json.loads((tmp_path / "out.json").read_text())
         assert out["rules"]["name"] == "v2023"
         assert out["version"] == __version__
+        assert out["files"]["gt"] == {"path": str(gt), "format": "icdar", "box_type": "quad"}
         assert out["scores"]["det_recall"] == 9 / 13
         assert out["counts"]["images"] == 2
         assert out["counts"].keys() == {*COUNTS, "images"}

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cleval_tm.io import AnnotationError, image_key, pair, read_icdar
 
@@ -361,6 +363,10 @@ class TestPair:
         preds, _ = pair(GT, {})
         assert all(len(image["polygons"]) == 0 and image["texts"] == [] for image in preds)
 
+    def test_names_in_another_unicode_form_are_pointed_out(self):
+        with pytest.raises(AnnotationError, match="whose name is there in another Unicode form"):
+            pair({"\ud55c": {}}, {"\u1112\u1161\u11ab": {}})
+
     def test_unknown_images_are_named_and_counted(self):
         with pytest.raises(AnnotationError, match=r"lacks 'x' \(and 2 more\)"):
             pair(GT, {"a": {}, "x": {}, "y": {}, "z": {}})
@@ -400,3 +406,33 @@ def test_a_large_file_takes_the_fast_path_and_the_slow_one_alike(tmp_path):
         slow = read_icdar(folder_of(tmp_path, a=buffer.getvalue() + "\n?"), lenient=True)["a"]
     assert fast["texts"] == slow["texts"]
     np.testing.assert_array_equal(fast["polygons"], slow["polygons"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.one_of(
+        st.binary(max_size=300),
+        st.text(alphabet='0123456789,.-+eE_ "\\\r\n#\ufeff한naif', max_size=300).map(str.encode),
+    ),
+    box_type=st.sampled_from(["quad", "ltrb", "poly"]),
+    text=st.booleans(),
+    confidence=st.booleans(),
+)
+def test_any_content_is_read_or_refused(tmp_path_factory, content, box_type, text, confidence):
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "a.txt").write_bytes(content)
+    options = {"box_type": box_type, "text": text, "confidence": confidence}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lenient = read_icdar(folder, **options, lenient=True)["a"]
+    n = len(lenient["boxes" if box_type == "ltrb" else "polygons"])
+    for key in ("texts", "scores"):
+        assert len(lenient.get(key, range(n))) == n
+    try:
+        strict = read_icdar(folder, **options)["a"]
+    except AnnotationError as error:
+        assert "a.txt, line " in str(error)  # noqa: PT017
+    else:
+        assert strict.get("texts") == lenient.get("texts")
+    shapes = lenient["boxes"] if box_type == "ltrb" else lenient["polygons"]
+    assert all(np.isfinite(shape).all() for shape in shapes)

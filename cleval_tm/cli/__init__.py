@@ -25,7 +25,7 @@ class _Commands(TyperGroup):
         home = _GROUPS.get(cmd_name)
         if home is None or not find_spec(home):
             return super().get_command(ctx, cmd_name)
-        group = typer.main.get_command(import_module(home).app)
+        group = typer.main.get_group(import_module(home).app)
         group.name = cmd_name
         return group
 

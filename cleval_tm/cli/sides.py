@@ -19,6 +19,8 @@ _UNITS = {"icdar": "line", "json": "word", "csv": "polygon"}
 class Sides:
     """Predictions and ground truth of the same images, and how they were read."""
 
+    gt_path: Path
+    result_path: Path
     preds: list[Image]
     target: list[Image]
     gt: Request
@@ -88,7 +90,15 @@ def read_sides(
     preds, target = pair(gt.images, result.images)
     seconds = time.perf_counter() - start
     return Sides(
-        preds, target, gt_request, result_request, not textless if e2e is None else e2e, notes, seconds
+        gt_path,
+        result_path,
+        preds,
+        target,
+        gt_request,
+        result_request,
+        not textless if e2e is None else e2e,
+        notes,
+        seconds,
     )
 
 

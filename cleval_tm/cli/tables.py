@@ -169,8 +169,11 @@ def json_report(evaluation: Evaluation, sides: Sides) -> str:
         "version": __version__,
         "e2e": evaluation.e2e,
         "files": {
-            "gt": {"format": sides.gt.format, "box_type": sides.gt.box_type},
-            "result": {"format": sides.result.format, "box_type": sides.result.box_type},
+            name: {"path": str(path), "format": request.format, "box_type": request.box_type}
+            for name, path, request in (
+                ("gt", sides.gt_path, sides.gt),
+                ("result", sides.result_path, sides.result),
+            )
         },
         "scores": evaluation.scores(),
         "counts": evaluation.totals(),

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def pair(gt: Mapping[str, Image], pred: Mapping[str, Image]) -> tuple[list[Image
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         example = next(iter(gt), None)
+        composed = {unicodedata.normalize("NFC", image) for image in gt}
+        if unicodedata.normalize("NFC", unknown[0]) in composed:
+            more += ", whose name is there in another Unicode form (NFC, NFD)"
         known = f", such as {example!r}" if example is not None else ""
         raise AnnotationError(
             f"Expected every image of the result to be in the ground truth but it lacks {unknown[0]!r}{more}"

@@ -1,0 +1,1 @@
+"""A small text detector for receipts: data, model, training module."""

@@ -52,7 +52,7 @@ FloatColumn = npt.NDArray[np.float64]
 
 def score_names(*, e2e: bool) -> tuple[str, ...]:
     """Names of the scores that :func:`image_scores` gives, in their order."""
-    return (*DETECTION_SCORES, *(E2E_SCORES if e2e else ()), "orientation_accuracy")
+    return (*DETECTION_SCORES, *(E2E_SCORES if e2e else ()))
 
 
 def image_scores(table: IntTable, rules: CLEvalRules, *, e2e: bool) -> dict[str, FloatColumn]:
@@ -104,6 +104,44 @@ def mean_scores(table: IntTable, rules: CLEvalRules, *, e2e: bool) -> dict[str, 
     }
 
 
+def all_scores(
+    table: IntTable,
+    scale_table: IntTable | None,
+    rules: CLEvalRules,
+    *,
+    e2e: bool,
+    scale_bins: Sequence[float] | None = None,
+    means: bool = True,
+    orientation: bool = False,
+) -> dict[str, float]:
+    """Every score of a corpus.
+
+    Args:
+        table: (n, len(COUNTS)) int64.
+        scale_table: (n, bins, len(COUNTS)) int64, or None without scale bins.
+        rules: the rule set.
+        e2e: whether the end-to-end scores are wanted.
+        scale_bins: edges of the scale bins, or None.
+        means: whether the ``mean_`` scores are wanted; they need a row an image.
+        orientation: whether ``orientation_accuracy`` is wanted, of the matched pairs that both have a label.
+
+    Returns:
+        a float for each score, the same names for the same options.
+    """
+    scores = corpus_scores(table, rules, e2e=e2e)
+    if means:
+        scores |= mean_scores(table, rules, e2e=e2e)
+    if orientation:
+        totals = total_counts(table)
+        pairs = totals["orientation_pairs"]
+        scores["orientation_accuracy"] = totals["orientation_correct"] / pairs if pairs else 0.0
+    if scale_bins is not None and scale_table is not None:
+        for number, (low, high) in enumerate(scale_bins_of(scale_bins)):
+            in_bin = corpus_scores(scale_table[:, number], rules, e2e=e2e)
+            scores |= {f"{bin_label(low, high)}_{name}": value for name, value in in_bin.items()}
+    return scores
+
+
 def total_counts(table: IntTable) -> dict[str, int]:
     """Column sums as Python ints, by the names in :data:`COUNTS`."""
     return dict(zip(COUNTS, table.sum(axis=0, dtype=np.int64).tolist(), strict=True))
@@ -146,9 +184,6 @@ def _scores(table: IntTable, numerators: dict[str, FloatColumn], e2e: bool) -> d
         scores[f"{kind}_hmean"] = _ratio(2.0 * recall * precision, recall + precision)
     if e2e:
         scores["recognition_score"] = _ratio(_column(table, "e2e_tp"), _column(table, "recognition_chars"))
-    scores["orientation_accuracy"] = _ratio(
-        _column(table, "orientation_correct"), _column(table, "orientation_pairs")
-    )
     return scores
 
 

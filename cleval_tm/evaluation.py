@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.counts import (
-    COUNTS,
-    IntTable,
-    bin_label,
-    corpus_scores,
-    image_scores,
-    mean_scores,
-    scale_bins_of,
-    total_counts,
-)
+from cleval_tm.counts import COUNTS, IntTable, all_scores, image_scores, total_counts
 from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
 from cleval_tm.images import Image, ImageId
 from cleval_tm.kernels.counting import count_matches
@@ -102,6 +93,7 @@ def evaluate(
     *,
     e2e: bool = True,
     scale_bins: Sequence[float] | None = None,
+    orientation: bool = False,
     num_threads: int = 1,
     progress: bool = False,
 ) -> Evaluation:
@@ -118,6 +110,8 @@ def evaluate(
             ``"upstage"``.
         e2e: compare texts as well; both sides must bring them.
         scale_bins: edges of the scale bins: words are also scored by shorter side / longer image side.
+        orientation: add the score ``orientation_accuracy``: of the matched pairs that both have an orientation
+            label, the share whose labels are equal.
         num_threads: threads over images.
         progress: show a progress bar.
 
@@ -161,6 +155,7 @@ def evaluate(
         rules,
         e2e,
         checked_scale_bins(scale_bins),
+        orientation,
         ((len(counted.counts), *counted.encoded),),
     )
 
@@ -176,6 +171,7 @@ class Evaluation:
         rules: the rule set that was used.
         e2e: whether texts were compared.
         scale_bins: edges of the scale bins, or None.
+        orientation: whether the scores tell of orientation.
 
     Evaluations with the same options add up: ``a + b`` holds the images of both.
     """
@@ -186,6 +182,7 @@ class Evaluation:
     rules: CLEvalRules
     e2e: bool
     scale_bins: tuple[float, ...] | None
+    orientation: bool = False
     encoded: tuple[tuple[int, EncodedDetections, GroundTruth], ...] = field(
         default=(), repr=False, compare=False
     )
@@ -194,7 +191,7 @@ class Evaluation:
         return len(self.counts)
 
     def __add__(self, other: Evaluation) -> Evaluation:
-        for name in ("rules", "e2e", "scale_bins"):
+        for name in ("rules", "e2e", "scale_bins", "orientation"):
             if getattr(self, name) != getattr(other, name):
                 raise ValueError(
                     f"Expected evaluations with the same {name} but got {getattr(self, name)!r} and "
@@ -210,18 +207,20 @@ class Evaluation:
             self.rules,
             self.e2e,
             self.scale_bins,
+            self.orientation,
             self.encoded + other.encoded,
         )
 
     def scores(self) -> dict[str, float]:
         """Every score as a Python float: of the corpus, ``mean_`` of the images, ``scale_{lo}_{hi}_`` of each bin."""
-        scores = corpus_scores(self.counts, self.rules, e2e=self.e2e)
-        scores |= mean_scores(self.counts, self.rules, e2e=self.e2e)
-        if self.scale_bins is not None and self.scale_counts is not None:
-            for number, (low, high) in enumerate(scale_bins_of(self.scale_bins)):
-                in_bin = corpus_scores(self.scale_counts[:, number], self.rules, e2e=self.e2e)
-                scores |= {f"{bin_label(low, high)}_{name}": value for name, value in in_bin.items()}
-        return scores
+        return all_scores(
+            self.counts,
+            self.scale_counts,
+            self.rules,
+            e2e=self.e2e,
+            scale_bins=self.scale_bins,
+            orientation=self.orientation,
+        )
 
     def totals(self) -> dict[str, int]:
         """Counts over all images as Python ints, by the names in ``COUNTS``, and ``images``."""

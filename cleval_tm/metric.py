@@ -18,9 +18,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 from cleval_tm.counts import (
     COUNTS,
     IntTable,
-    bin_label,
-    corpus_scores,
-    mean_scores,
+    all_scores,
     scale_bins_of,
     total_counts,
 )
@@ -92,6 +90,8 @@ class CLEvalMetric(Metric):
             image): adds scores for each bin, and needs ``"image_size"`` in each target.
         per_image: keep a row an image. ``False`` keeps column sums alone, for streams without end: no image
             means, repeated images count again, and no rule set that clamps in each image.
+        orientation: add the score ``orientation_accuracy``: of the matched pairs that both have an
+            orientation label, the share whose labels are equal.
         score: name of the one score that ``compute`` returns, as a 0-d tensor instead of a dict.
         kwargs: what every torchmetrics metric takes (``sync_on_compute``, ``process_group``, ...).
 
@@ -132,6 +132,7 @@ class CLEvalMetric(Metric):
         scale_bins: Sequence[float] | None = None,
         per_image: bool = True,
         score: str | None = None,
+        orientation: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -139,6 +140,7 @@ class CLEvalMetric(Metric):
         self.e2e = e2e
         self.scale_bins = checked_scale_bins(scale_bins)
         self.per_image = per_image
+        self.orientation = orientation
         if self.rules.clamp_per_image and not per_image:
             raise ValueError(
                 "Expected argument `per_image` to be True under rules that clamp in each image "
@@ -467,14 +469,15 @@ class CLEvalMetric(Metric):
 
     def _scores(self, table: IntTable) -> dict[str, float]:
         counts = table[:, 1 : 1 + len(COUNTS)]
-        scores = corpus_scores(counts, self.rules, e2e=self.e2e)
-        if self.per_image:
-            scores.update(mean_scores(counts, self.rules, e2e=self.e2e))
-        for index, (low, high) in enumerate(self._bins, start=1):
-            binned = table[:, 1 + index * len(COUNTS) : 1 + (index + 1) * len(COUNTS)]
-            for name, value in corpus_scores(binned, self.rules, e2e=self.e2e).items():
-                scores[f"{bin_label(low, high)}_{name}"] = value
-        return scores
+        return all_scores(
+            counts,
+            table[:, 1 + len(COUNTS) :].reshape(len(table), len(self._bins), len(COUNTS)),
+            self.rules,
+            e2e=self.e2e,
+            scale_bins=self.scale_bins,
+            means=self.per_image,
+            orientation=self.orientation,
+        )
 
 
 _SYNCED = "The metric is synced: `{}` would be lost. Call `unsync` first."

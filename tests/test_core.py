@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cleval_tm import COUNTS, CLEvalRules, evaluate
+from cleval_tm import COUNTS, CLEvalMetric, CLEvalRules, evaluate
 from cleval_tm.encode import GroundTruth
 from cleval_tm.evaluation import count_images
 
@@ -189,7 +189,11 @@ def test_polygons_of_2020_are_not_quads():
 
 def test_a_polygon_of_two_points_takes_nothing_from_an_ignored_one():
     ring = np.array([(0, 1), (1, 0), (0, 2), (0, 0), (0, 0)], float)
-    target = {"polygons": [ring, np.array([(0, 0), (1, 2)], float)], "texts": ["", ""], "ignore": [True, False]}
+    target = {
+        "polygons": [ring, np.array([(0, 0), (1, 2)], float)],
+        "texts": ["", ""],
+        "ignore": [True, False],
+    }
     match = evaluate([{"polygons": [ring], "texts": [""]}], [target], "v2020").match(0)
     assert [(pair.gt, pair.area_precision) for pair in match.pairs] == [(0, 1.0)]
 
@@ -310,3 +314,13 @@ def test_ground_truth_of_other_options_is_refused():
     kept = GroundTruth([image([WORD], ["word"])], "v2020")
     with pytest.raises(ValueError, match="encoded with rules"):
         evaluate([image([WORD], ["word"])], kept)
+
+
+def test_orientation_accuracy_is_a_score_when_asked_for():
+    pred = image([WORD, box(0, 20, 40, 30)], ["word", "word"], orientation_labels=[0, 90])
+    target = image([WORD, box(0, 20, 40, 30)], ["word", "word"], orientation_labels=[0, 0])
+    assert "orientation_accuracy" not in evaluate([pred], [target]).scores()
+    assert evaluate([pred], [target], orientation=True).scores()["orientation_accuracy"] == 0.5
+    metric = CLEvalMetric(orientation=True)
+    metric.update([pred], [target])
+    assert metric.compute()["orientation_accuracy"] == 0.5

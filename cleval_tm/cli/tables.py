@@ -55,8 +55,6 @@ def scores_table(evaluation: Evaluation) -> Any:
                 table.add_row(label + suffix, *(f"{scores[name]:.4f}" for name in names))
     if "recognition_score" in scores:
         table.add_row("recognition score", "", "", f"{scores['recognition_score']:.4f}")
-    if evaluation.totals()["orientation_pairs"]:
-        table.add_row("orientation accuracy", "", "", f"{scores['orientation_accuracy']:.4f}")
     return table
 
 

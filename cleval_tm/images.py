@@ -205,26 +205,31 @@ class Columns:
     def _gather_shapes(self) -> tuple[Floats, Ints, npt.NDArray[np.bool_], Ints]:
         """All points (P, 2), points of each shape (S,), whether it came as a quad (S,), shapes of each image."""
         points: list[npt.NDArray[Any]] = []
-        lengths: list[int] = []
-        is_quad: list[bool] = []
-        sizes: list[int] = []
+        lengths: list[Ints] = []
+        quads: list[bool] = []
         for i, image in enumerate(self.images):
             if not isinstance(image, Mapping):
                 raise TypeError(
                     f"Expected {self.name}[{i}] to be a dict with 'polygons' or 'boxes' but got {type(image).__name__}"
                 )
-            mine, mine_lengths, quads = self._shapes_of(i, image)
+            mine, mine_lengths, are_quads = self._shapes_of(i, image)
             points.append(mine)
-            lengths += mine_lengths
-            is_quad += [quads] * len(mine_lengths)
-            sizes.append(len(mine_lengths))
-            for key in ("scores",):
-                if image.get(key) is not None and len(image[key]) != len(mine_lengths):
-                    raise ValueError(self._count_message(i, key, len(image[key]), len(mine_lengths)))
-        flat = np.concatenate(points, dtype=np.float64) if points else np.empty((0, 2))
-        return flat, np.array(lengths, np.int64), np.array(is_quad, np.bool_), np.array(sizes, np.int64)
+            lengths.append(mine_lengths)
+            quads.append(are_quads)
+            scores = image.get("scores")
+            if scores is not None and len(scores) != len(mine_lengths):
+                raise ValueError(self._count_message(i, "scores", len(scores), len(mine_lengths)))
+        sizes = np.fromiter(map(len, lengths), np.int64, len(lengths))
+        if not points:
+            return np.empty((0, 2)), sizes, np.empty(0, np.bool_), sizes
+        return (
+            np.concatenate(points, dtype=np.float64),
+            np.concatenate(lengths),
+            np.repeat(np.array(quads, np.bool_), sizes),
+            sizes,
+        )
 
-    def _shapes_of(self, i: int, image: Image) -> tuple[npt.NDArray[Any], list[int], bool]:
+    def _shapes_of(self, i: int, image: Image) -> tuple[npt.NDArray[Any], Ints, bool]:
         """One image's points (P, 2), points of each shape, and whether its shapes of 4 points are quads."""
         polygons = image.get("polygons")
         boxes = image.get("boxes")
@@ -240,7 +245,7 @@ class Columns:
             )
         if boxes is not None:
             corners = self._corners_of(i, boxes)
-            return corners, [4] * (len(corners) // 4), box_type != "poly"
+            return corners, np.full(len(corners) // 4, 4, np.int64), box_type != "poly"
         is_list = isinstance(polygons, list | tuple) or (
             isinstance(polygons, np.ndarray) and polygons.dtype == object
         )
@@ -274,7 +279,7 @@ class Columns:
             )
         return array[:, _BOX_CORNERS].reshape(-1, 2)
 
-    def _points_of_array(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], list[int]]:
+    def _points_of_array(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], Ints]:
         """Polygons of an array or tensor (N, 8) or (N, P, 2)."""
         array = as_array(polygons)
         if array.dtype.kind not in "iufb":
@@ -282,17 +287,17 @@ class Columns:
                 f"Expected {self.where(i)}['polygons'] to be numbers but got an array of {array.dtype}"
             )
         if array.ndim == 2 and array.shape[1] == 8:
-            return array.reshape(-1, 2), [4] * len(array)
+            return array.reshape(-1, 2), np.full(len(array), 4, np.int64)
         if array.ndim == 3 and array.shape[2] == 2:
-            return array.reshape(-1, 2), [array.shape[1]] * len(array)
+            return array.reshape(-1, 2), np.full(len(array), array.shape[1], np.int64)
         if array.size == 0:
-            return np.empty((0, 2)), []
+            return np.empty((0, 2)), np.empty(0, np.int64)
         raise ValueError(
             f"Expected {self.where(i)}['polygons'] to be of shape (N, 8) or (N, P, 2), or a list of (P, 2), but got "
             f"shape {array.shape}"
         )
 
-    def _points_of_list(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], list[int], bool]:
+    def _points_of_list(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], Ints, bool]:
         """Polygons of a list, each (P, 2) or flat; and whether each is a flat row of 8 numbers."""
         if set(map(type, polygons)) == {np.ndarray}:
             try:  # what detectors give: arrays (P, 2) alone
@@ -300,7 +305,7 @@ class Columns:
             except ValueError:
                 points = np.empty(0)
             if points.ndim == 2 and points.shape[1] == 2 and points.dtype.kind in "iufb":
-                return points, list(map(len, polygons)), False
+                return points, np.fromiter(map(len, polygons), np.int64, len(polygons)), False
         rows: list[npt.NDArray[Any]] = []
         eights = 0
         for shape, polygon in enumerate(polygons):
@@ -317,7 +322,7 @@ class Columns:
                 )
             rows.append(row)
         points = np.concatenate(rows) if rows else np.empty((0, 2))
-        return points, list(map(len, rows)), eights == len(rows)
+        return points, np.fromiter(map(len, rows), np.int64, len(rows)), eights == len(rows)
 
     def _refuse_bad_points(self) -> None:
         """Raise for coordinates that are no finite numbers, and for shapes without points."""

@@ -67,7 +67,7 @@ def test_small_images(image: strategies.Pair) -> None:
 
 def test_irregular_shapes() -> None:
     """Rings that cross themselves, repeat points, are flat: equal wherever the package survives them."""
-    preds, target = strategies.random_images(250, first_seed=50_000, irregular=0.3)
+    preds, target = strategies.random_images(250, first_seed=50_200, irregular=0.3)
     ours = evaluate(preds, target).counts[:, COMPARED]
     survived = 0
     for row, theirs in zip(ours, official.count_images_apart(preds, target, RULES[0]), strict=True):

@@ -88,7 +88,12 @@ def ours(
 
 
 def official(
-    number: int, kind: str = "numpy", texts: bool = True, text: str = "word", ident: Any = None
+    number: int,
+    kind: str = "numpy",
+    texts: bool = True,
+    text: str = "word",
+    ident: Any = None,
+    sized: bool = False,
 ) -> Any:
     quads = shapes(number, kind)
     letters = ([text] * (3 - number % 2), ["word"] * 3) if texts else (None, None)

@@ -1,6 +1,7 @@
 """The decision and what is said about it, on given measurements."""
 
 import json
+import random
 import subprocess
 import sys
 
@@ -66,10 +67,10 @@ def test_one_disturbed_repeat_does_not_decide():
 
 
 def test_noise_that_hides_the_answer_is_inconclusive_and_keeps_the_current_value():
-    times = {0: rounds(40, 20, 30), 2: rounds(25, 35, 18), 4: rounds(22, 30, 26)}
-    found = choose(times, current=4)
-    assert not found.conclusive
-    assert found.suggestion == 4
+    times = {0: rounds(40, 20, 30), 2: rounds(25, 35, 18), 4: rounds(22, 33, 26)}
+    for current in (2, 4):
+        found = choose(times, current=current)
+        assert (found.suggestion, found.conclusive) == (current, False)
 
 
 def test_even_inconclusive_a_clearly_slower_current_value_goes():
@@ -77,6 +78,23 @@ def test_even_inconclusive_a_clearly_slower_current_value_goes():
     found = choose(times, current=0)
     assert not found.conclusive
     assert found.suggestion in (2, 4)
+
+
+def test_any_measurements_give_a_choice_that_is_not_slower_than_the_current_value():
+    draw = random.Random(3)
+    for _ in range(300):
+        times = {
+            w: {r: draw.lognormvariate(0, 0.3) / (1 + w) for r in range(9) if draw.random() < 0.6}
+            for w in draw.sample([0, 1, 2, 4, 8, 12], 4)
+        }
+        if not any(times.values()):
+            continue
+        current = draw.choice([None, *times])
+        found = choose(times, current, paired=draw.random() < 0.7)
+        assert times[found.suggestion]
+        assert found.fastest in found.equal
+        assert found.against_current is None or not found.against_current.slower
+        assert (found.against_current is None) == (current is None or not times[current])
 
 
 def test_a_single_measurement_has_unknown_noise():

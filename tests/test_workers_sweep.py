@@ -223,6 +223,18 @@ def test_workers_that_die_or_raise_are_failures(trouble, words):
     assert not multiprocessing.active_children()
 
 
+def die_late(index):
+    if get_worker_info() is not None and index > 11:
+        os._exit(3)
+
+
+def test_a_worker_that_dies_during_a_step_is_no_error_of_the_step():
+    sweep = sweep_workers(DataLoader(Numbers(trouble=die_late), batch_size=4), 0.1, candidates=[1], **QUICK)
+    assert "exited unexpectedly" in sweep.row(1).failures[0]
+    assert sweep.row(0).ok
+    assert not multiprocessing.active_children()
+
+
 def test_hanging_workers_are_failures_and_are_ended():
     loader = DataLoader(Numbers(trouble=hang_in_a_worker), batch_size=4)
     sweep = sweep_workers(loader, candidates=[2], timeout=1, **QUICK)

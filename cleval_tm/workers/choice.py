@@ -18,7 +18,10 @@ TOLERANCE = 0.05
 NOT_SLOWER = 0.02
 """How far above the current value a suggestion may measure (a clock's scatter) and not count as slower."""
 
-UNCLEAR = 0.10
+AT_MOST = 0.10
+"""However large the noise, a candidate this far above the best does not count as equal."""
+
+UNCLEAR = 0.15
 """A comparison with more noise than this cannot tell two candidates apart."""
 
 # The median absolute deviation of few values is too small on average; factors of Croux and Rousseeuw (1992).
@@ -68,13 +71,13 @@ class Comparison:
 
     @property
     def hides_a_gain(self) -> bool:
-        """Whether it might be faster by more than :data:`UNCLEAR`."""
-        return self.ratio * (1 - self.noise) < 1 - UNCLEAR
+        """Whether it might be faster by more than :data:`AT_MOST`."""
+        return self.ratio * (1 - self.noise) < 1 - AT_MOST
 
     @property
     def equal(self) -> bool:
         """Whether it is as fast as the other: within the noise, or within :data:`TOLERANCE`."""
-        return not self.unclear and self.ratio <= 1 + max(TOLERANCE, min(self.noise, UNCLEAR))
+        return not self.unclear and self.ratio <= 1 + max(TOLERANCE, min(self.noise, AT_MOST))
 
     @property
     def slower(self) -> bool:
@@ -148,7 +151,7 @@ def choose(
         paired: Whether equal round numbers mean "measured right after one another".
 
     Returns:
-        The choice. While it is inconclusive it keeps the current value, unless that is clearly slower.
+        The choice. While it is inconclusive it keeps the current value, unless that is likely slower.
 
     Raises:
         ValueError: If no candidate has a time.
@@ -170,18 +173,26 @@ def choose(
     against[fastest] = Comparison(1.0, 0.0, paired)
     equal = tuple(sorted(w for w, result in against.items() if result.equal))
     unclear = tuple(sorted(w for w, result in against.items() if result.unclear))
-    suggestion, conclusive, against_current = equal[0], True, None
+    hidden = [w for w in unclear if w < equal[0] or w == current or against[w].hides_a_gain]
+    wanted = [_best_guess(against, current)] if hidden else list(equal)
+    against_current = None
     if current in measured:
-        suggestion = next(
-            w for w in (*equal, fastest) if not compare(measured[w], measured[current], paired=paired).slower
-        )
-    if any(w < suggestion or w == current or against[w].hides_a_gain for w in unclear):
-        conclusive = False
-        if current in measured and (current in unclear or current in equal):
-            suggestion = current
-    if current in measured:
-        against_current = compare(measured[suggestion], measured[current], paired=paired)
-    return Choice(suggestion, fastest, equal, unclear, conclusive, against, against_current)
+        compared = {w: compare(measured[w], measured[current], paired=paired) for w in (*wanted, current)}
+        wanted = [w for w in (*wanted, current) if not compared[w].slower]
+        against_current = compared[wanted[0]]
+    return Choice(wanted[0], fastest, equal, unclear, not hidden, against, against_current)
+
+
+def _best_guess(against: Mapping[int, Comparison], current: int | None) -> int:
+    """Without a clear answer: the current value, unless it is slower more likely than not; else the likeliest."""
+    # The noise is two standard errors, so half of one is where "slower" has odds of about two to one.
+    if (
+        current is not None
+        and current in against
+        and math.log(against[current].ratio) <= against[current].noise / 4
+    ):
+        return current
+    return min(w for w, result in against.items() if result.ratio <= 1 + TOLERANCE)
 
 
 def _fastest(measured: Mapping[int, Mapping[int, float]], paired: bool) -> int:

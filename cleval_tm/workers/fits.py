@@ -16,7 +16,16 @@ from typing import Any
 from cleval_tm.workers import loaders as loading
 from cleval_tm.workers.contention import Contention
 from cleval_tm.workers.epochs import Epoch, cost
-from cleval_tm.workers.guard import GRACE, Hung, StepError, Watch, described, end_workers, quiet, synchronize
+from cleval_tm.workers.guard import (
+    GRACE,
+    StepError,
+    Watch,
+    described,
+    end_workers,
+    is_of_loading,
+    quiet,
+    synchronize,
+)
 from cleval_tm.workers.memory import MemoryUse
 from cleval_tm.workers.search import Setting, Trial
 
@@ -101,7 +110,7 @@ class FitTrials:
             try:
                 trial = self._measured(setting, clock, made, before)
             except Exception as error:
-                if clock.in_step and not isinstance(error, Hung):
+                if clock.in_step and not is_of_loading(error):
                     raise StepError from error
                 if setting is None and not made:
                     raise

@@ -27,6 +27,11 @@ class StepError(Exception):
     """The user's step raised: that is no matter of workers and ends the sweep. The cause has it."""
 
 
+def is_of_loading(error: Exception) -> bool:
+    """Whether an exception that rose in the step is none of the step's: torch reports a dead worker at any time."""
+    return isinstance(error, Hung) or "DataLoader worker" in str(error)
+
+
 class Watch:
     """Raises :class:`Hung` in the main thread when nothing called :meth:`arm` for ``seconds``.
 

@@ -171,7 +171,7 @@ class WorkerSweep:
 
         The fewest workers whose time per step is within the measured noise of the fastest (or within 5 % of
         it), never a value that measured slower than the current one. While the sweep is inconclusive the
-        current value stays, unless it is clearly slower.
+        current value stays, unless it is likely slower.
 
         Raises:
             RuntimeError: If no candidate could be measured.

@@ -10,7 +10,16 @@ from typing import Any
 from cleval_tm.workers import loaders as loading
 from cleval_tm.workers.contention import Contention
 from cleval_tm.workers.epochs import Epoch, cost
-from cleval_tm.workers.guard import GRACE, Hung, StepError, Watch, described, end_workers, quiet, synchronize
+from cleval_tm.workers.guard import (
+    GRACE,
+    StepError,
+    Watch,
+    described,
+    end_workers,
+    is_of_loading,
+    quiet,
+    synchronize,
+)
 from cleval_tm.workers.memory import MemoryUse
 from cleval_tm.workers.search import Setting, Trial
 
@@ -180,9 +189,9 @@ class LoaderTrials:
             return
         try:
             self._step(batch)
-        except Hung:
-            raise
         except Exception as error:
+            if is_of_loading(error):
+                raise
             raise StepError from error
 
     def _memory(self, built: Any, setting: Setting, watch: Watch, before: set[int]) -> int | None:

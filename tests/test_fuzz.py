@@ -363,3 +363,13 @@ def test_a_polygon_of_2_points_has_no_area_under_v2020() -> None:
     result = evaluate([pred], [target], "v2020")
     assert [pair.area_precision for pair in result.match(0).pairs] == [1.0]
     assert result.totals()["ignored_det"] == 1
+
+
+def test_v2020_an_ignored_word_at_exactly_the_constraint_spoils_the_one_to_one_match() -> None:
+    """The detection touches both halves at .5: not above it, so it counts, but it is no word's only one."""
+    pred = {"boxes": [[0, 0, 10, 10]], "texts": ["abc"]}
+    target = {"boxes": [[0, 0, 5, 10], [5, 0, 10, 10]], "texts": ["abc", "x"], "ignore": [False, True]}
+    totals = evaluate([pred], [target], "v2020").totals()
+    assert totals["ignored_det"] == 0
+    assert (totals["det_tp"], totals["false_positives"]) == (0, 1)
+    assert totals == {**plain.count_image(pred, target, CLEvalRules.v2020()), "images": 1}

@@ -5,26 +5,31 @@ Both take one image an update, and are thin shells on :class:`cleval_tm.CLEvalMe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cleval_tm import metric
-from cleval_tm.counts import COUNTS, corpus_scores
-from cleval_tm.images import IGNORED_TEXT, as_array
+from cleval_tm.counts import COLUMN, COUNTS, IntTable, corpus_scores
 from cleval_tm.evaluation import ImageCounts, count_images
+from cleval_tm.images import IGNORED_TEXT, as_array
 from cleval_tm.rules import CLEvalRules
 
 SCALE_BINS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.1, 0.5, 1.0)
 """Edges of the published scale bins."""
 
 
+_COUNTED = {"num_splitted": "splits", "num_merged": "merges", "num_char_overlapped": "overlaps"}
+
+
 class _OneImageMetric(metric.CLEvalMetric):
     """What both drop-ins share: one image an update, a range of scales, scale bins in a dict of their own."""
+
+    _SCORES: ClassVar[dict[str, str]]
 
     def __init__(
         self,
@@ -92,19 +97,29 @@ class _OneImageMetric(metric.CLEvalMetric):
         extents = [np.ptp(as_array(shape).reshape(-1, 2), axis=0) for shape in target["polygons"]]
         return any(np.hypot(*extent) > target["image_size"][0] for extent in extents)
 
-    def _scored(self, block: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Scores and counts of all words (block 0) or of a scale bin (from 1 on), as 0-d tensors."""
-        start = 1 + block * len(COUNTS)
-        sums = self._joined()[:, start : start + len(COUNTS)].sum(dim=0, keepdim=True).cpu()
-        scores = corpus_scores(sums.numpy(), self.rules, e2e=True)
-        floats = torch.tensor(list(scores.values()), dtype=torch.float32, device=self.device)
-        counts = dict(zip(COUNTS, sums[0].to(self.device), strict=True))
-        return dict(zip(scores, floats, strict=True)), counts
+    def compute(self) -> dict[str, Any]:
+        """Scores as 0-d float32 tensors, counts as 0-d int64 tensors.
 
-    def _nested(self, result: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-        """``result`` of all words, and under ``scale_wise`` that of each bin by its (low, high)."""
-        bins = {edges: {**result(index), "scale_wise": {}} for index, edges in enumerate(self._bins, start=1)}
-        return {**result(0), "scale_wise": bins}
+        Returns:
+            a dict of them, and under ``"scale_wise"`` a dict of the same kind for each bin, by its (low, high).
+        """
+        table: IntTable = self._joined().cpu().numpy()
+        blocks = table.sum(axis=0)[1:].reshape(-1, 1, len(COUNTS))
+        whole, *bins = [self._result(sums) for sums in blocks]
+        scale_wise = {
+            edges: {**result, "scale_wise": {}} for edges, result in zip(self._bins, bins, strict=True)
+        }
+        return {**whole, "scale_wise": scale_wise}
+
+    def _result(self, sums: IntTable) -> dict[str, Tensor]:
+        scores = corpus_scores(sums, self.rules, e2e=True)
+        floats = [scores[name] for name in self._SCORES.values()]
+        integers = [int(sums[0, COLUMN[name]]) for name in _COUNTED.values()]
+        tensors = (
+            *torch.tensor(floats, dtype=torch.float32, device=self.device).unbind(),
+            *torch.tensor(integers, dtype=torch.int64, device=self.device).unbind(),
+        )
+        return dict(zip((*self._SCORES, *_COUNTED), tensors, strict=True))
 
 
 class CLEvalMetric(_OneImageMetric):
@@ -129,9 +144,18 @@ class CLEvalMetric(_OneImageMetric):
         >>> metric.compute()["e2e_r"]
         tensor(0.8333)
 
+    ``compute`` gives ``det_r det_p det_h e2e_r e2e_p e2e_h num_splitted num_merged num_char_overlapped
+    scale_wise``.
+
     Source:
         ``cleval`` 0.1.1, ``CLEvalMetric``.
     """
+
+    _SCORES: ClassVar[dict[str, str]] = {
+        f"{kind}_{short}": f"{kind}_{long}"
+        for kind in ("det", "e2e")
+        for short, long in (("r", "recall"), ("p", "precision"), ("h", "hmean"))
+    }
 
     def __init__(
         self,
@@ -153,24 +177,6 @@ class CLEvalMetric(_OneImageMetric):
             ap_constraint=ap_constraint,
         )
         super().__init__(rules, dist_sync_on_step, scale_bins if scale_wise else None, scale_range)
-
-    def compute(self) -> dict[str, Any]:
-        """``det_r det_p det_h e2e_r e2e_p e2e_h num_splitted num_merged num_char_overlapped scale_wise``.
-
-        Returns:
-            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a
-            dict of the same kind for each bin, by its (low, high).
-        """
-        return self._nested(self._result)
-
-    def _result(self, block: int) -> dict[str, Any]:
-        scores, counts = self._scored(block)
-        figures = {
-            f"{kind}_{short}": scores[f"{kind}_{long}"]
-            for kind in ("det", "e2e")
-            for short, long in (("r", "recall"), ("p", "precision"), ("h", "hmean"))
-        }
-        return {**figures, **_split_and_merged(counts)}
 
 
 class UpstageCLEvalMetric(_OneImageMetric):
@@ -196,9 +202,17 @@ class UpstageCLEvalMetric(_OneImageMetric):
         >>> metric.compute()["recall"].item()
         0.5
 
+    ``compute`` gives ``precision recall f1 num_splitted num_merged num_char_overlapped scale_wise``.
+
     Source:
-        The fork's figures in ``docs/rules.md``; the rule set ``upstage``.
+        The rule set ``upstage``, see ``docs/rules.md``.
     """
+
+    _SCORES: ClassVar[dict[str, str]] = {
+        "precision": "det_precision",
+        "recall": "det_recall",
+        "f1": "det_hmean",
+    }
 
     def __init__(
         self,
@@ -222,32 +236,6 @@ class UpstageCLEvalMetric(_OneImageMetric):
             max_detections=max_polygons,
         )
         super().__init__(rules, dist_sync_on_step, scale_bins if scale_wise else None, scale_range)
-
-    def compute(self) -> dict[str, Any]:
-        """``precision recall f1 num_splitted num_merged num_char_overlapped scale_wise``.
-
-        Returns:
-            0-d float32 tensors for the scores, 0-d int64 tensors for the counts; under ``scale_wise`` a
-            dict of the same kind for each bin, by its (low, high).
-        """
-        return self._nested(self._result)
-
-    def _result(self, block: int) -> dict[str, Any]:
-        scores, counts = self._scored(block)
-        figures = {
-            "precision": scores["det_precision"],
-            "recall": scores["det_recall"],
-            "f1": scores["det_hmean"],
-        }
-        return {**figures, **_split_and_merged(counts)}
-
-
-def _split_and_merged(counts: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        "num_splitted": counts["splits"],
-        "num_merged": counts["merges"],
-        "num_char_overlapped": counts["overlaps"],
-    }
 
 
 def _image(shapes: Any, letters: Sequence[str | None] | None) -> dict[str, Any]:

@@ -275,19 +275,19 @@ class CLEvalMetric(Metric):
             raise TorchMetricsUserError(_SYNCED.format("forward"))
         epoch, update_count = getattr(self, self._state), self._update_count
         self._to_sync = self.dist_sync_on_step
-        setattr(self, self._state, [])
+        self._hold([])
         try:
             self.update(*args, **kwargs)
             # without a sync, what the base class wraps around `compute` costs more than `compute`
             value = self.compute() if self.dist_sync_on_step else type(self).compute(self)
             batch = getattr(self, self._state)
         except BaseException:
-            setattr(self, self._state, epoch)
+            self._hold(epoch)
             self._update_count, self._is_synced, self._cache = update_count, False, None
             raise
         finally:
             self._to_sync, self._computed = self.sync_on_compute, None
-        setattr(self, self._state, epoch)
+        self._hold(epoch)
         for rows in batch:
             self._append(rows)
         self._forward_cache: Any = value
@@ -320,7 +320,7 @@ class CLEvalMetric(Metric):
     def reset(self) -> None:
         """Forget all images."""
         # the base class empties the list itself, which a wrapper (`Running`) may still hold
-        setattr(self, self._state, [])
+        self._hold([])
         super().reset()
 
     def state_dict(  # type: ignore[override]
@@ -350,7 +350,7 @@ class CLEvalMetric(Metric):
                 error_msgs.append(str(error))
             else:
                 self.reset()
-                setattr(self, self._state, rows)
+                self._hold(rows)
                 self._update_count = len(rows)
         elif self._persistent[self._state]:
             missing_keys.append(key)
@@ -407,7 +407,7 @@ class CLEvalMetric(Metric):
         # the base class sends a float tensor for a rank without rows, which kills the process
         rows = self._joined().to(self.device)
         gathered = dist_sync_fn(rows, group=process_group or self.process_group)
-        setattr(self, self._state, [part for part in gathered if len(part)])
+        self._hold([part for part in gathered if len(part)])
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         if self._state not in incoming_state:
@@ -452,11 +452,18 @@ class CLEvalMetric(Metric):
         parts = [*getattr(self, self._state), rows.to("cpu" if self.compute_on_cpu else self.device)]
         while len(parts) > 1 and len(parts[-2]) <= len(parts[-1]):
             parts[-2:] = [self._join(parts[-2:])]
-        setattr(self, self._state, parts)
+        self._hold(parts)
+
+    def _hold(self, parts: list[Tensor]) -> None:
+        # a plain attribute: `nn.Module.__setattr__` would look for parameters and modules in it, at some cost
+        object.__setattr__(self, self._state, parts)
 
     def _join(self, parts: list[Tensor]) -> Tensor:
-        table = torch.cat(parts)
-        return table if self.per_image else table.sum(dim=0, keepdim=True)
+        if self.per_image:
+            return torch.cat(parts)
+        return functools.reduce(
+            torch.add, (table if len(table) == 1 else table.sum(0, True) for table in parts)
+        )
 
     def _joined(self) -> Tensor:
         parts = getattr(self, self._state)

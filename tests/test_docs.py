@@ -2,7 +2,8 @@
 
 Python blocks of a page share one namespace, in a folder with prepared files (``gt.zip``, ``res.zip``,
 ``val.json``, ``submission.csv``, ``sizes.csv`` and a copy of ``examples``). Of shell blocks the lines that call
-``cleval-tm`` run. A block after ``<!-- not run: reason -->`` does not.
+``cleval-tm`` run. A block after ``<!-- not run: reason -->`` does not. A page with ``<!-- folder: examples/x -->``
+runs in that folder of the copy.
 """
 
 from __future__ import annotations
@@ -125,6 +126,9 @@ def run_command(command: str, block: Block) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page: Path, folder: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
+    elsewhere = re.search(r"^<!-- folder: (\S+) -->", page.read_text(encoding="utf-8"), re.MULTILINE)
+    if elsewhere:
+        os.chdir(folder / elsewhere[1])
     for block in blocks_of(page):
         if block.reason:
             continue

@@ -260,8 +260,6 @@ def _traces_of(path: Path) -> list[Path]:
 
 def _report(found: WorkerSweep, json_path: Path | None, plot_path: Path | None) -> None:
     say(_sweep_table(found))
-    for note in found.notes:
-        remark(note)
     say("", found.explain())
     if json_path is not None:
         found.to_json(json_path)

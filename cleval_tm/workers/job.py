@@ -25,6 +25,7 @@ class Job:
         phase: The phase whose loader was swept.
         blocks: Seconds per step of consecutive blocks of the run, epoch boundaries shared out evenly over
             them.
+        steady: Mean seconds per step within epochs.
         steps: Number of steps measured.
         wait_share: Time spent waiting over the time of all steps, 0 to 1.
         cpu_use: Cores kept busy over the budget; None without samples.
@@ -43,6 +44,7 @@ class Job:
     folder: Path
     phase: str
     blocks: tuple[float, ...] = ()
+    steady: float | None = None
     steps: int = 0
     wait_share: float | None = None
     cpu_use: float | None = None
@@ -195,6 +197,7 @@ def _from_record(folder: Path, record: StepRecord, phase: str, known: dict[str, 
         folder,
         phase,
         blocks=tuple(max(seconds + boundaries, 1e-9) for seconds in _blocks(steady)),
+        steady=sum(steady) / len(steady),
         steps=len(periods),
         wait_share=sum(period.waited for period in periods) / total,
         cpu_use=busy / sampled if sampled else None,

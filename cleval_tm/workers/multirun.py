@@ -211,6 +211,7 @@ def _row(workers: int, jobs: Sequence[Job], failures: Sequence[str]) -> WorkerRe
         times=tuple(seconds for job in jobs for seconds in job.blocks),
         wait_share=mean([job.wait_share for job in jobs]),
         cpu_use=mean([job.cpu_use for job in jobs]),
+        steady=mean([job.steady for job in jobs]),
         startup_s=mean([job.startup for job in jobs]),
         steps=sum(job.steps for job in jobs),
         prefetch_factor=loader.get("prefetch_factor"),

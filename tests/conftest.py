@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+if "mix_stderr" in inspect.signature(CliRunner.__init__).parameters:
+    # click before 8.2 mixes the two streams unless told not to; later ones always keep them apart
+    CliRunner.__init__ = partialmethod(CliRunner.__init__, mix_stderr=False)  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parent.parent
 

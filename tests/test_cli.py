@@ -21,12 +21,8 @@ QUAD = "0,0,40,0,40,10,0,10"
 
 
 def run(*arguments: object, code: int = 0):
-    """Runs the command line in this process; stdout and stderr apart under every version of click."""
-    try:
-        runner = CliRunner(mix_stderr=False)
-    except TypeError:
-        runner = CliRunner()
-    result = runner.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    """Runs the command line in this process."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == code, result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     return result

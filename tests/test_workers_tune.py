@@ -264,3 +264,15 @@ def test_arguments_are_checked(tmp_path):
         tune_workers(trainer, Model(), Data(), repeats=1)
     with contextlib.suppress(ImportError), pytest.raises(ValueError, match="to have one device but got 2"):
         tune_workers(trainer_in(tmp_path, devices=2), Model(), Data())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_model_on_the_device_stays_there(tmp_path):
+    model = Model().cuda()
+    model.layer(torch.ones(1, 4, device="cuda")).sum().backward()
+    before, gradients = weights(model), [p.grad.clone() for p in model.parameters()]
+    trainer = pl.Trainer(accelerator="gpu", devices=1, default_root_dir=tmp_path, enable_progress_bar=False)
+    sweep = tune_workers(trainer, model, Data(), **QUICK)
+    assert all(row.ok for row in sweep.results)
+    assert equal(before, weights(model))
+    assert all(torch.equal(g, p.grad) for g, p in zip(gradients, model.parameters(), strict=True))

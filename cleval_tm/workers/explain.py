@@ -83,7 +83,9 @@ def _bottleneck(sweep: WorkerSweep, row: WorkerResult) -> str:
         starting = 1 - row.steady / row.seconds_per_step
         if starting > _MUCH_STARTING:
             return f"starting the workers at each epoch is {100 * starting:.0f} % of the time"
-    return "loading is the bottleneck, but not for want of CPU"
+    contended = any(note.startswith("Contention") for note in sweep.notes)
+    unknown = contended or row.cpu_use is None
+    return "loading is the bottleneck" + ("" if unknown else ", but not for want of CPU")
 
 
 def _processor(sweep: WorkerSweep) -> str:

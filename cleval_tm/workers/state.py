@@ -124,7 +124,7 @@ def _module_state(module: torch.nn.Module) -> Restore:
     tables = {name: dict(value) for name, value in own.items() if name in ("_parameters", "_buffers")}
     tensors = [t for table in tables.values() for t in table.values() if t is not None]
     tensors += [value for value in own.values() if isinstance(value, torch.Tensor)]
-    values = [(tensor, _kept(tensor)) for tensor in tensors]
+    values = [(tensor, tensor.device, _kept(tensor)) for tensor in tensors]
     gradients = [(p, None if p.grad is None else (p.grad, _kept(p.grad))) for p in tensors if p.is_leaf]
     plain = {
         name: value
@@ -142,7 +142,9 @@ def _module_state(module: torch.nn.Module) -> Restore:
             vars(module).update(plain)
             for held, before in lists:
                 held[:] = before
-            for tensor, value in values:
+            for tensor, device, value in values:
+                if tensor.device != device:  # a Trainer leaves the model on the host
+                    tensor.data = tensor.data.to(device)
                 tensor.data.copy_(value)
             for parameter, gradient in gradients:
                 parameter.grad = gradient and gradient[0]

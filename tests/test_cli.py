@@ -89,7 +89,32 @@ class TestEvaluate:
         assert [row["image"] for row in rows] == ["img_2", "img_1"]
         assert [float(row["e2e_hmean"]) for row in rows] == sorted(float(row["e2e_hmean"]) for row in rows)
         assert rows[1]["missed_chars"] == "4"
+        assert rows[0]["rules"] == "v2023"
         assert set(COUNTS) < rows[0].keys()
+
+    def test_per_image_puts_empty_images_last(self, gt, tmp_path):
+        with zipfile.ZipFile(gt, "a") as archive:
+            archive.writestr("gt_img_3.txt", "")
+        empty = zip_of(tmp_path / "empty.zip", {"img_3.txt": ""})
+        run("evaluate", "-g", gt, "-s", empty, "--e2e", "--per-image", tmp_path / "out.csv", "--ignore-case")
+        with (tmp_path / "out.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["image"] for row in rows] == ["img_1", "img_2", "img_3"]
+        assert rows[0]["rules"] == "v2023 case_sensitive=False"
+
+    def test_names_of_options_in_any_case(self, gt, result):
+        flags = [
+            "--box-type",
+            "QUAD",
+            "--rules",
+            "V2020",
+            "--normalization",
+            "nfkc",
+            "--text-unit",
+            "Grapheme",
+        ]
+        rules = json.loads(run("evaluate", "-g", gt, "-s", result, *flags, "--json", "-").stdout)["rules"]
+        assert (rules["name"], rules["normalization"], rules["text_unit"]) == ("v2020", "NFKC", "grapheme")
 
     def test_ignore_case(self, gt, result, tmp_path):
         for flags, hits in ((), 4), (("--ignore-case",), 8):
@@ -126,6 +151,9 @@ class TestEvaluate:
             "case_sensitive": False,
         }
         assert {key: rules[key] for key in expected} == expected
+        line = run("evaluate", "-g", gt, "-s", result, *flags.split(), *more.split()).stdout.splitlines()[-1]
+        assert line.startswith("rules v2020 (ap constraint 0.4, case-insensitive, characters are graphemes, ")
+        assert "max_detections 7" in line
 
     def test_confidence(self, gt, tmp_path):
         scored = zip_of(tmp_path / "s.zip", {"img_1.txt": f"{QUAD},.5,word"})

@@ -65,7 +65,7 @@ class TestJson:
 
     @pytest.mark.parametrize("words", [None, {}])
     def test_image_without_words(self, tmp_path, words):
-        assert read_json(json_of(tmp_path, words))["a.jpg"]["polygons"] == []
+        assert read_json(json_of(tmp_path, words))["a.jpg"] == {"polygons": [], "texts": []}
 
     def test_image_size(self, tmp_path):
         assert read_json(json_of(tmp_path, {}, img_h=20, img_w=10))["a.jpg"]["image_size"] == (20, 10)

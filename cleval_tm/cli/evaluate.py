@@ -79,11 +79,14 @@ def command(
         ),
     ] = None,
     text_unit: Annotated[
-        o.TextUnit, typer.Option(help="What counts as one character.", rich_help_panel=o.RULES)
+        o.TextUnit,
+        typer.Option(case_sensitive=False, help="What counts as one character.", rich_help_panel=o.RULES),
     ] = o.TextUnit.codepoint,
     normalization: Annotated[
         o.Normalization,
-        typer.Option(help="Unicode form that both texts take first.", rich_help_panel=o.RULES),
+        typer.Option(
+            case_sensitive=False, help="Unicode form that both texts take first.", rich_help_panel=o.RULES
+        ),
     ] = o.Normalization.none,
     polygons_only: Annotated[
         bool | None,

@@ -53,6 +53,7 @@ BoxTypeOption = Annotated[
     BoxType | None,
     typer.Option(
         "--box-type",
+        case_sensitive=False,
         help="Shapes in text files: 8 numbers a line, 4, or any even number.",
         show_default="quad",
         rich_help_panel=FILES,
@@ -85,6 +86,9 @@ MaxUnpacked = Annotated[
 ]
 MAX_MB = 512  # cleval_tm.io.MAX_BYTES, whose import would cost --help a numpy
 Rules = Annotated[
-    RuleSet, typer.Option("--rules", help="Whose published rules to score by.", rich_help_panel=RULES)
+    RuleSet,
+    typer.Option(
+        "--rules", case_sensitive=False, help="Whose published rules to score by.", rich_help_panel=RULES
+    ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads; any number gives the same figures.")]

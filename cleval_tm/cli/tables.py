@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from cleval_tm._version import __version__
 from cleval_tm.counts import COUNTS, bin_label, scale_bins_of, score_names, total_counts
+from cleval_tm.rules import CLEvalRules
 
 if TYPE_CHECKING:
     from cleval_tm.cli.sides import Sides
     from cleval_tm.evaluation import Evaluation
-    from cleval_tm.rules import CLEvalRules
 
 _KINDS = {"det": "detection", "e2e": "end-to-end"}
 
@@ -148,16 +148,21 @@ def faults_line(totals: dict[str, int], e2e: bool) -> str:
 
 
 def rules_line(rules: CLEvalRules) -> str:
-    """Which rule set and version made the figures."""
-    parts = [f"ap constraint {rules.ap_constraint:g}"]
-    parts.append("case-sensitive" if rules.case_sensitive else "case-insensitive")
-    parts.append(f"characters are {rules.text_unit}s")
-    if rules.normalization:
-        parts.append(f"normalization {rules.normalization}")
-    weights = (rules.recall_granularity_weight, rules.precision_granularity_weight)
-    if weights != (1.0, 1.0):
-        parts.append(f"granularity weights {weights[0]:g} and {weights[1]:g}")
+    """Which rule set and version made the figures, and every change to the rule set."""
+    parts = [
+        f"ap constraint {rules.ap_constraint:g}",
+        "case-sensitive" if rules.case_sensitive else "case-insensitive",
+        f"characters are {rules.text_unit}s",
+    ]
+    told = ("ap_constraint", "case_sensitive", "text_unit")
+    parts += [f"{name} {value}" for name, value in changes_of(rules).items() if name not in told]
     return f"rules {rules.name} ({', '.join(parts)}), cleval-tm {__version__}"
+
+
+def changes_of(rules: CLEvalRules) -> dict[str, Any]:
+    """The fields in which ``rules`` are not the published ones of their name."""
+    published = CLEvalRules.named(rules.name).to_dict()
+    return {name: value for name, value in rules.to_dict().items() if value != published[name]}
 
 
 def json_report(evaluation: Evaluation, sides: Sides) -> str:
@@ -189,12 +194,15 @@ def per_image_csv(evaluation: Evaluation) -> str:
     counts = evaluation.counts.tolist()
     worst = scores["e2e_hmean" if evaluation.e2e else "det_hmean"].tolist()
     missed = [row[COUNTS.index("chars_gt")] - row[COUNTS.index("det_tp")] for row in counts]
-    order = sorted(range(len(counts)), key=lambda i: (worst[i], -missed[i]))
+    # an image without anything to find and anything found scores 0 and is no bad one
+    empty = [not (row[COUNTS.index("chars_gt")] or row[COUNTS.index("chars_det")]) for row in counts]
+    order = sorted(range(len(counts)), key=lambda i: (empty[i], worst[i], -missed[i]))
+    rules = " ".join([evaluation.rules.name, *(f"{k}={v}" for k, v in changes_of(evaluation.rules).items())])
     columns = {name: scores[name].tolist() for name in names}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *names, *COUNTS, "missed_chars"])
+    writer.writerow(["image", *names, *COUNTS, "missed_chars", "rules"])
     for i in order:
         own = [repr(columns[name][i]) for name in names]
-        writer.writerow([evaluation.image_ids[i], *own, *counts[i], missed[i]])
+        writer.writerow([evaluation.image_ids[i], *own, *counts[i], missed[i], rules])
     return text.getvalue()

@@ -118,7 +118,7 @@ def lines_of(entry: Entry) -> list[str]:
 
 
 def carries_text(source: Source, box_type: str, confidence: bool, enough: int = 1000) -> bool:
-    """Whether lines end in a text, by the majority of the first ``enough`` of them."""
+    """Whether lines end in a text, by the majority of the first ``enough`` of them; yes if there are none."""
     votes = seen = 0
     for entry in source.entries():
         for line in lines_of(entry):
@@ -127,7 +127,7 @@ def carries_text(source: Source, box_type: str, confidence: bool, enough: int = 
                 seen += 1
         if seen >= enough:
             break
-    return votes > 0
+    return votes >= 0
 
 
 def _text_vote(cells: list[str], box_type: str, confidence: bool) -> int:

@@ -287,6 +287,24 @@ def _packed(rings: list[np.ndarray], polygons: bool) -> Any:
     return rings if polygons else np.array(rings, dtype=np.float64).reshape(-1, 4, 2)
 
 
+def image_where_set_order_decides(width: int, widths: tuple[int, int, int, int]) -> Pair:
+    """A detection over four ignored words whose float32 ap add up to .3, or just not, by the order of adding.
+
+    The words stand at 2, 8, 10 and 11 among others far away; a Python set of these gives 8, 11, 2, 10.
+    """
+    ignored = dict(zip((2, 8, 10, 11), widths, strict=True))
+    boxes, x = [], 0
+    for i in range(12):
+        boxes.append([x, 0, x + ignored[i], 10] if i in ignored else [5000 + 50 * i, 0, 5040 + 50 * i, 10])
+        x += ignored.get(i, 0)
+    target: Image = {
+        "boxes": np.array(boxes),
+        "texts": ["word"] * 12,
+        "ignore": [i in ignored for i in range(12)],
+    }
+    return {"boxes": np.array([[0, 0, width, 10]]), "texts": ["abc"]}, target
+
+
 # ---------------------------------------------------------------- hypothesis
 
 _texts = st.sampled_from(ALPHABETS).flatmap(lambda letters: st.text(alphabet=letters, max_size=8))

@@ -373,3 +373,15 @@ def test_v2020_an_ignored_word_at_exactly_the_constraint_spoils_the_one_to_one_m
     assert totals["ignored_det"] == 0
     assert (totals["det_tp"], totals["false_positives"]) == (0, 1)
     assert totals == {**plain.count_image(pred, target, CLEvalRules.v2020()), "images": 1}
+
+
+@pytest.mark.parametrize(
+    ("width", "widths", "ignored"), [(160, (18, 1, 13, 16), 1), (150, (14, 4, 6, 21), 0)]
+)
+def test_ignored_words_are_summed_in_set_order(width: int, widths: tuple, ignored: int) -> None:
+    pred, target = strategies.image_where_set_order_decides(width, widths)
+    in_set_order = evaluate([pred], [target]).totals()
+    ascending = evaluate([pred], [target], CLEvalRules.v2023(set_order=False)).totals()
+    assert in_set_order["ignored_det"] == ignored
+    assert ascending["ignored_det"] == 1 - ignored
+    assert in_set_order == {**plain.count_image(pred, target, CLEvalRules.v2023()), "images": 1}

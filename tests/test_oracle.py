@@ -153,3 +153,9 @@ def test_reduced(name: str) -> None:
     pred, target = ({**image, "polygons": np.array(image["polygons"], float)} for image in REDUCED[name])
     pred["polygons"], target["polygons"] = (image["polygons"].reshape(-1, 4, 2) for image in (pred, target))
     assert not differences([pred], [target], RULES[0])
+
+
+@pytest.mark.parametrize(("width", "widths"), [(160, (18, 1, 13, 16)), (150, (14, 4, 6, 21))])
+def test_set_order(width: int, widths: tuple[int, int, int, int]) -> None:
+    pred, target = strategies.image_where_set_order_decides(width, widths)
+    assert not differences([pred], [target], RULES[0])

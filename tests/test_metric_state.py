@@ -10,7 +10,8 @@ from test_metric import BINS, bits, images, updated
 from torchmetrics import MetricCollection
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
-from cleval_tm import CLEvalMetric, CLEvalRules
+from cleval_tm import CLEvalMetric, CLEvalRules, evaluate
+from cleval_tm.encode import GroundTruth
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,39 @@ def test_merging_other_options_is_refused(corpus, other):
             metric.merge_state(incoming)
     assert bits(metric.compute()) == before
     assert metric.update_count == count
+
+
+def test_images_counted_elsewhere_can_be_added(corpus, truth):
+    preds, target = corpus
+    metric = CLEvalMetric(scale_bins=BINS)
+    for part in (slice(0, 6), slice(6, 20), slice(0, 2)):
+        counted = evaluate(preds[part], target[part], scale_bins=BINS)
+        metric.add_counts(counted.counts, counted.image_ids, counted.scale_counts)
+        metric.compute()  # a cache that the next part must drop
+    assert bits(metric.compute()) == truth
+    assert metric.update_count == 3
+    for wrong in (
+        (counted.counts, ["a"], counted.scale_counts),
+        (counted.counts[:, :5], counted.image_ids, counted.scale_counts),
+        (counted.counts, counted.image_ids),
+        (counted.counts, counted.image_ids, counted.scale_counts[:, :1]),
+    ):
+        with pytest.raises(ValueError, match="to be of shape"):
+            metric.add_counts(*wrong)
+    with pytest.raises(ValueError, match="`scale_counts` to be of shape None"):
+        CLEvalMetric().add_counts(counted.counts, counted.image_ids, counted.scale_counts)
+    assert bits(metric.compute()) == truth
+
+
+def test_encoded_ground_truth(corpus, truth):
+    preds, target = corpus
+    encoded = GroundTruth(target, "v2023", scale_bins=BINS)
+    metric = CLEvalMetric(scale_bins=BINS)
+    for some in ([3, 1], [*range(4, 20)], [0, 2]):
+        metric([preds[i] for i in some], encoded.select(some))
+    assert bits(metric.compute()) == truth
+    with pytest.raises(ValueError, match="scale_bins"):
+        CLEvalMetric().update(preds, encoded)
 
 
 def test_merging_what_is_no_state_is_refused(corpus):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from cleval_tm.counts import COUNTS, IntTable, corpus_scores, image_scores, mean_scores
@@ -112,8 +113,15 @@ class CLEvalEvaluator(nn.Module):
                     f"Expected argument `filenames` to name images of the dataset but got {name!r}, "
                     f"which is none of its {len(self._names)} images"
                 )
+        for name, prediction in zip(filenames, predictions, strict=True):
+            if not isinstance(prediction, Mapping) or "boxes" not in prediction:
+                raise TypeError(
+                    f"Expected the prediction of image {name!r} to be a dict with 'boxes' but got {prediction!r}"
+                )
+        boxes = _on_host([() if given["boxes"] is None else given["boxes"] for given in predictions])
         preds = [
-            _prediction(name, prediction) for name, prediction in zip(filenames, predictions, strict=True)
+            {"polygons": _polygons(shapes), "image_id": name}
+            for name, shapes in zip(filenames, boxes, strict=True)
         ]
         counts = self._counted(preds, self._ground_truth(filenames, predictions))
         self.metric.add_counts(counts, filenames)
@@ -235,14 +243,6 @@ def _annotations_of(dataset: Any) -> tuple[Mapping[str, Any], list[str]]:
     )
 
 
-def _prediction(name: str, prediction: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(prediction, Mapping) or "boxes" not in prediction:
-        raise TypeError(
-            f"Expected the prediction of image {name!r} to be a dict with 'boxes' but got {prediction!r}"
-        )
-    return {"polygons": _polygons(prediction["boxes"]), "image_id": name}
-
-
 def _size_on_disk(path: Path | None) -> tuple[int, int]:
     """(width, height) from the file's header; (0, 0) where there is no readable image."""
     if path is None or not path.is_file():
@@ -257,6 +257,17 @@ def _size_on_disk(path: Path | None) -> tuple[int, int]:
         return 0, 0
 
 
+def _on_host(boxes: list[Any]) -> list[Any]:
+    """Each image's shapes; where they are tensors, as float32 arrays that came to the host in one copy."""
+    tensors = [shape for shapes in boxes for shape in shapes if isinstance(shape, Tensor)]
+    if not tensors:
+        return boxes
+    points = [tensor.detach().reshape(-1, 2).float() for tensor in tensors]
+    flat = torch.cat(points).cpu().numpy()
+    arrays = iter(np.split(flat, np.cumsum([len(some) for some in points])[:-1]))
+    return [[next(arrays) if isinstance(shape, Tensor) else shape for shape in shapes] for shapes in boxes]
+
+
 def _polygons(shapes: Any) -> list[npt.NDArray[Any]]:
     """Each shape as points (P, 2); shapes without points are left out."""
     polygons = [
@@ -268,7 +279,7 @@ def _polygons(shapes: Any) -> list[npt.NDArray[Any]]:
 
 def _points(shape: Any) -> npt.NDArray[Any]:
     if isinstance(shape, Tensor):
-        shape = shape.detach().cpu().float().numpy()
+        shape = shape.cpu().numpy()
     if type(shape) is not np.ndarray or shape.dtype == np.float64:
         # the competition's code hands its shapes over in float32, and then truncates
         shape = np.asarray(shape, dtype=np.float32)

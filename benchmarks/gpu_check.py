@@ -282,4 +282,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    # gloo's threads now and then abort a process that has done all its work while the interpreter shuts down
+    os._exit(code)

@@ -63,6 +63,18 @@ class RecordWriter:
             if len(self._lines) >= _KEPT:
                 self._write_kept()
 
+    def span(self, event: str, phase: str, step: int, start: float, end: float, profiled: bool) -> None:
+        """Keeps one wait, step or start of an epoch; what :meth:`write` would, several times faster."""
+        marked = ', "profiled": true' if profiled else ""
+        line = (
+            f'{{"event": "{event}", "phase": "{phase}", "step": {step}, "start": {start:.7f}, '
+            f'"seconds": {end - start:.7f}{marked}}}\n'
+        )
+        with self._lock:
+            self._lines.append(line)
+            if len(self._lines) >= _KEPT:
+                self._write_kept()
+
     def flush(self) -> None:
         """Writes to the file what is kept."""
         with self._lock:

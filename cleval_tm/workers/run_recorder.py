@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +64,10 @@ class RunRecorder:
 
     # What Lightning's loops announce
 
-    def _enter(self, action: str) -> None:
-        kind = self._kind(action)
-        if kind is None:
+    def _enter(self, action: str, event: str, phase: str) -> None:
+        if self._trainer.sanity_checking:
             return
-        event, phase = kind
-        if kind == ("wait", "train"):
+        if event == "wait" and phase == "train":
             if self._epoch_began is not None:
                 self._write("epoch", "train", self._epoch_began, self._record.clock(), False)
                 self._epoch_began = None
@@ -77,35 +76,18 @@ class RunRecorder:
             self._window.enter(action, wait_label(phase) if event == "wait" else f"model_{phase}_step")
         self._open[action] = self._record.clock()
 
-    def _leave(self, action: str) -> None:
-        began = self._open.pop(action, None)
-        kind = self._kind(action)
-        if began is None or kind is None:
+    def _leave(self, action: str, event: str, phase: str) -> None:
+        end, began = self._record.clock(), self._open.pop(action, None)
+        if began is None:
             return
-        event, phase = kind
-        self._write(event, phase, began, self._record.clock(), self._window is not None or self._was_profiled)
+        self._write(event, phase, began, end, self._window is not None or self._was_profiled)
         if event == "wait":  # what the closing of a window cost ends with the first fetch after it
             self._was_profiled = False
         if self._window is not None:
             self._window.leave(action)
 
-    def _kind(self, action: str) -> tuple[str, str] | None:
-        if self._trainer.sanity_checking:
-            return None
-        if action == "run_training_batch":
-            return "step", "train"
-        for ending, phase in _FETCHES.items():
-            if action.endswith(ending):
-                return "wait", phase
-        if action.startswith("[Strategy]"):
-            for ending, phase in _STEPS.items():
-                if action.endswith(ending):
-                    return "step", phase
-        return None
-
     def _write(self, event: str, phase: str, start: float, end: float, profiled: bool) -> None:
-        fields: dict[str, Any] = {"phase": phase, "step": self._steps[phase] + 1, "start": start}
-        self._record.write(event, **fields, seconds=end - start, **({"profiled": True} if profiled else {}))
+        self._record.span(event, phase, self._steps[phase] + 1, start, end, profiled)
 
     # Windows of the profiler
 
@@ -206,20 +188,37 @@ def _steps_in_a_row(trainer: Trainer) -> int:
     return int(min((steps for steps in between if steps and steps != float("inf")), default=sys.maxsize))
 
 
-Hook = Callable[[str], None]
+@lru_cache(maxsize=1024)
+def _kind(action: str) -> tuple[str, str] | None:
+    """("wait" or "step", phase) of what Lightning's loops announce; None for all else, which is most of it."""
+    if action == "run_training_batch":
+        return "step", "train"
+    for ending, phase in _FETCHES.items():
+        if action.endswith(ending):
+            return "wait", phase
+    if action.startswith("[Strategy]"):
+        for ending, phase in _STEPS.items():
+            if action.endswith(ending):
+                return "step", phase
+    return None
+
+
+Hook = Callable[[str, str, str], None]
 
 
 def _tap(profiler: Any, enter: Hook, leave: Hook) -> dict[str, Any]:
-    """Has every action that the loops announce to ``profiler`` told to ``enter`` and ``leave`` as well."""
+    """Has every fetch and step that the loops announce to ``profiler`` told to ``enter`` and ``leave`` as well."""
     before = {name: profiler.__dict__.get(name) for name in ("start", "stop")}
     start, stop = profiler.start, profiler.stop
 
     def tapped_start(action_name: str) -> None:
         start(action_name)
-        enter(action_name)
+        if kind := _kind(action_name):
+            enter(action_name, *kind)
 
     def tapped_stop(action_name: str) -> None:
-        leave(action_name)
+        if kind := _kind(action_name):
+            leave(action_name, *kind)
         stop(action_name)
 
     profiler.start, profiler.stop = tapped_start, tapped_stop

@@ -16,7 +16,7 @@ from torchmetrics.utilities.exceptions import TorchMetricsUserError
 from torchmetrics.wrappers import BootStrapper, MinMaxMetric, Running
 
 from cleval_tm import COUNTS, CLEvalMetric, CLEvalRules, evaluate
-from cleval_tm.metric import NO_ID, distinct_rows, image_key
+from cleval_tm.table import NO_ID, distinct_rows, image_key
 
 BINS = (0, 0.05, 0.3, 1)
 WORD = [[10, 10, 90, 10, 90, 30, 10, 30]]

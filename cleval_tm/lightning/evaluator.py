@@ -16,8 +16,9 @@ from cleval_tm.counts import COUNTS, IntTable, corpus_scores, image_scores, mean
 from cleval_tm.encode import GroundTruth
 from cleval_tm.evaluation import count_images
 from cleval_tm.lightning.orientation import TURNS, to_displayed
-from cleval_tm.metric import CLEvalMetric, image_key
+from cleval_tm.metric import CLEvalMetric
 from cleval_tm.rules import CLEvalRules
+from cleval_tm.table import image_key
 
 Scores = dict[str, npt.NDArray[np.float64]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,26 +30,46 @@ def on_host(images: Sequence[Image]) -> Sequence[Image]:
     torch = sys.modules.get("torch")
     if torch is None:
         return images
+    # where the tensors are: image, key, and place in a list of tensors
     places = [
-        (i, key, value)
+        (i, key, at, tensor)
         for i, image in enumerate(images)
         if isinstance(image, Mapping)
         for key, value in image.items()
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu"
+        for at, tensor in _tensors_of(value, torch)
+        if tensor.device.type != "cpu"
     ]
     if not places:
         return images
-    tensors = [_plain_dtype(value.detach(), torch) for _, _, value in places]
+    tensors = [_plain_dtype(tensor.detach(), torch) for _, _, _, tensor in places]
     parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     data = torch.cat(parts).cpu().numpy()
-    copied = [dict(image) if isinstance(image, Mapping) else image for image in images]
-    at = 0
-    for (i, key, _), tensor in zip(places, tensors, strict=True):
+    copied = [
+        {key: list(value) if isinstance(value, list | tuple) else value for key, value in image.items()}
+        if isinstance(image, Mapping)
+        else image
+        for image in images
+    ]
+    start = 0
+    for (i, key, at, _), tensor in zip(places, tensors, strict=True):
         size = tensor.numel() * tensor.element_size()
         dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-        copied[i][key] = data[at : at + size].view(dtype).reshape(tuple(tensor.shape))
-        at += size
+        array = data[start : start + size].view(dtype).reshape(tuple(tensor.shape))
+        if at is None:
+            copied[i][key] = array
+        else:
+            copied[i][key][at] = array
+        start += size
     return copied
+
+
+def _tensors_of(value: Any, torch: Any) -> Iterable[tuple[int | None, Any]]:
+    """The tensors in an image's value: itself, or those of a list, with their places."""
+    if isinstance(value, torch.Tensor):
+        return ((None, value),)
+    if isinstance(value, list | tuple) and value and isinstance(value[0], torch.Tensor):
+        return [(at, item) for at, item in enumerate(value) if isinstance(item, torch.Tensor)]
+    return ()
 
 
 def as_array(value: Any) -> npt.NDArray[Any]:

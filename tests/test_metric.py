@@ -170,6 +170,42 @@ def test_tensors_arrays_and_lists_give_the_same(kind):
     assert not any(value.requires_grad for value in metric.compute().values())
 
 
+class Away(torch.Tensor):
+    """A tensor that says it is on an accelerator, and counts how often something is copied to the host."""
+
+    copies = 0
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function == torch.Tensor.device.__get__:
+            return torch.device("meta")
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if function is torch.Tensor.cpu:
+            Away.copies += 1
+            return result.as_subclass(torch.Tensor)
+        return result
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_batch_on_an_accelerator_is_copied_once(ragged, monkeypatch):
+    preds, target = images(12)
+
+    def away(image):
+        moved = dict(image)
+        quads = torch.tensor(np.asarray(image["polygons"]), dtype=torch.float64).as_subclass(Away)
+        moved["polygons"] = list(quads) if ragged else quads
+        if "ignore" in image:
+            moved["ignore"] = torch.tensor(image["ignore"]).as_subclass(Away)
+        return moved
+
+    monkeypatch.setattr(Away, "copies", 0)
+    truth = evaluate(*([dict(image, box_type="quad") for image in side] for side in (preds, target)))
+    metric = CLEvalMetric()
+    metric.update(*([{**away(image), "box_type": "quad"} for image in side] for side in (preds, target)))
+    assert Away.copies == 1
+    assert metric.compute_counts() == truth.totals()
+
+
 @pytest.mark.parametrize("copied", ["pickle", "deepcopy", "clone"])
 def test_copies_hold_the_state_and_go_their_own_way(corpus, copied):
     preds, target = corpus

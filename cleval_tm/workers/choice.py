@@ -69,10 +69,9 @@ class Comparison:
         """Whether the noise could hide a difference that matters."""
         return self.noise > UNCLEAR and abs(math.log(self.ratio)) <= self.noise
 
-    @property
-    def hides_a_gain(self) -> bool:
-        """Whether it might be faster by more than :data:`AT_MOST`."""
-        return self.ratio * (1 - self.noise) < 1 - AT_MOST
+    def hides_a_gain(self, of: float) -> bool:
+        """Whether it might be faster by more than ``of``, a share of the other's time."""
+        return self.unclear and self.ratio * (1 - self.noise) < 1 - of
 
     @property
     def equal(self) -> bool:
@@ -173,7 +172,9 @@ def choose(
     against[fastest] = Comparison(1.0, 0.0, paired)
     equal = tuple(sorted(w for w, result in against.items() if result.equal))
     unclear = tuple(sorted(w for w, result in against.items() if result.unclear))
-    hidden = [w for w in unclear if w < equal[0] or w == current or against[w].hides_a_gain]
+    hidden = [w for w in unclear if w < equal[0] or against[w].hides_a_gain(AT_MOST)]
+    if current is not None and current in unclear and against[current].hides_a_gain(TOLERANCE):
+        hidden.append(current)
     wanted = [_best_guess(against, current)] if hidden else list(equal)
     against_current = None
     if current in measured:

@@ -104,7 +104,11 @@ def _inconclusive(sweep: WorkerSweep) -> str:
         + ("" if choice.against_fastest[w].noise > 9 else f" ± {100 * choice.against_fastest[w].noise:.0f} %")
         for w in choice.unclear[:_FEW]
     ] + ["..."] * (len(choice.unclear) > _FEW)
-    keeps = "the current value stays" if choice.suggestion == sweep.current else "the suggestion is a guess"
+    keeps = (
+        "the current value stays"
+        if choice.suggestion == sweep.current
+        else "the suggestion is the likeliest value"
+    )
     return (
         f"Inconclusive: the measurement is too noisy to tell the candidates apart "
         f"({', '.join(pairs)}); {keeps}. "

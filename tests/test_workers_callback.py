@@ -316,6 +316,24 @@ def test_default_folder_is_the_trainers(tmp_path: Path) -> None:
     assert "steps.jsonl" in files(tmp_path / "step_trace")
 
 
+def test_default_folder_in_a_hydra_job_is_the_jobs(tmp_path: Path) -> None:
+    hydra = pytest.importorskip("hydra")
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    with hydra.initialize(version_base=None, config_path=None):
+        config = hydra.compose(return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(tmp_path / "job")
+    HydraConfig.instance().set_config(config)
+    try:
+        fit(StepTraceCallback(), loader(16), max_epochs=1, default_root_dir=tmp_path / "other")
+    finally:
+        HydraConfig.instance().cfg = None
+    assert "steps.jsonl" in files(tmp_path / "job" / "step_trace")
+    assert not (tmp_path / "other").exists()
+
+
 def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
     weights = []
     for callbacks in ([], [StepTraceCallback(tmp_path, every_n_steps=10)]):

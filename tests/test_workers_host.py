@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-for needed in ("hydra", "lightning", "psutil", "ruamel.yaml", "PIL"):
+for needed in ("hydra", "lightning", "psutil", "ruamel.yaml"):
     pytest.importorskip(needed)
+pytest.importorskip("PIL", minversion="10.1", reason="draws text of any size since Pillow 10.1")
 
 from cleval_tm.workers import WorkerSweep, analyze_trace  # noqa: E402
 
@@ -122,6 +123,26 @@ def commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line and not line.startswith("#")]
+
+
+def test_with_uv_in_front(host: Path, tmp_path: Path) -> None:
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed")
+    folder = tmp_path / "ocr_host"
+    shutil.copytree(host, folder, ignore=shutil.ignore_patterns("multirun"))
+    words = [
+        uv,
+        "run",
+        *shlex.split(SWEEP.replace("=200", "=2").replace("0,2,4,8,12", "0")),
+        *SMALL.split()[:2],
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "UV_NO_PROJECT": "1", "VIRTUAL_ENV": sys.prefix}
+    done = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(folder.glob("multirun/*/*/0/step_trace/steps.jsonl"))) == 1
 
 
 def test_the_tutorial_shows_these_commands() -> None:

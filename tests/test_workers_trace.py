@@ -387,6 +387,16 @@ def test_no_such_file(tmp_path: Path) -> None:
         analyze_trace(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_chunks_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    data = {"schemaVersion": 123456, "deviceProperties": [{"id": 0, "name": "한 \\"x\\""}], "traceEvents": []}
+    data["traceEvents"] = [event(SINGLE, 100 * i, 20, args={"nested": {"list": [1.5, "}"]}}) for i in range(9)]
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps({**data, "after": -12.5e3, "last": None}, ensure_ascii=False), encoding="utf-8")
+    monkeypatch.setattr("cleval_tm.workers.chrome._CHUNK", chunk)
+    assert list(read_events(path)) == data["traceEvents"]
+
+
 def test_read_events_of_an_empty_trace(tmp_path: Path) -> None:
     assert list(read_events(written(tmp_path, []))) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,6 +15,7 @@ from cleval_tm.workers.trace import TraceAnalysis, analyze_trace
 
 _BLOCKS = 8
 _LEAST = 4
+_OF_EVALUATION = re.compile(r"_(val|test|predict)\.json")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _traces(folder: Path, phase: str) -> tuple[TraceAnalysis, ...]:
     found = []
     for path in sorted({*folder.rglob("trace_*.json*"), *folder.rglob("*.pt.trace.json*")}):
-        if "_rank" in path.name:
+        if "_rank" in path.name or (phase == "train" and _OF_EVALUATION.search(path.name)):
             continue
         try:
             analysis = analyze_trace(path)

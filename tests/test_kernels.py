@@ -56,6 +56,12 @@ def test_area_is_that_of_the_truncated_ring_whatever_its_direction():
     assert bounds[0].tolist() == [0, 0, 10, 10]
 
 
+def test_an_area_that_is_but_rounding_is_none():
+    lobes = [(0.1, 0.1), (10.3, 10.3), (10.3, 0.1), (0.1, 10.3)]
+    *_, area, _, _, _ = measured(lobes, style=POLYGON)
+    assert area.tolist() == [0.0]
+
+
 @pytest.mark.parametrize(
     ("width", "height", "pseudo_length", "false_positive_chars"),
     [(30, 10, 3, 1), (10, 30, 3, 3), (10, 10, 2, 1), (1000, 10, 10, 1), (10, 1000, 10, 10)],

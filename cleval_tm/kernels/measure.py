@@ -16,6 +16,9 @@ from cleval_tm.kernels.geometry import (
     write_edges,
 )
 
+ROUNDING = 1e-12
+"""Share of a ring's bounding box below which its signed area is but rounding."""
+
 REGULAR, IRREGULAR, CROSSING, UNKNOWN = range(4)
 """A shape's state: as it should be; odd, but its edges tell its area; in need of repair before they do; not
 looked at."""
@@ -83,6 +86,8 @@ def measure_shapes(
         bounds[s, 3] = bottom
         ring = rings[first:last]
         signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(ring)
+        if abs(signed) <= ROUNDING * (right - left) * (bottom - top):
+            signed = 0.0
         write_edges(ring, np.sign(signed), edges[first:last])
         area[s] = abs(signed)
         if style[s] == TRUNCATED_POINTS:

@@ -389,10 +389,18 @@ def test_no_such_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_chunks_may_end_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    data = {"schemaVersion": 123456, "deviceProperties": [{"id": 0, "name": "한 \\"x\\""}], "traceEvents": []}
-    data["traceEvents"] = [event(SINGLE, 100 * i, 20, args={"nested": {"list": [1.5, "}"]}}) for i in range(9)]
+    data: dict[str, Any] = {
+        "schemaVersion": 123456,
+        "deviceProperties": [{"name": '한 "x" [{'}],
+        "traceEvents": [],
+    }
+    data["traceEvents"] = [
+        event(SINGLE, 100 * i, 20, args={"nested": {"list": [1.5, "}"]}}) for i in range(9)
+    ]
     path = tmp_path / "trace.json"
-    path.write_text(json.dumps({**data, "after": -12.5e3, "last": None}, ensure_ascii=False), encoding="utf-8")
+    path.write_text(
+        json.dumps({**data, "after": -12.5e3, "last": None}, ensure_ascii=False), encoding="utf-8"
+    )
     monkeypatch.setattr("cleval_tm.workers.chrome._CHUNK", chunk)
     assert list(read_events(path)) == data["traceEvents"]
 

@@ -144,7 +144,7 @@ def _json_word(word: Any) -> tuple[Floats, str | None, float | None]:
 
 
 def _settle_optional(images: dict[str, Image]) -> None:
-    """Texts are kept if any word has one, or there is no word; confidences if every word does, and then they order the words."""
+    """Texts are kept if any word has one, or there is no word; confidences, which order words, if all have one."""
     texts = [text for image in images.values() for text in image["texts"]]
     has_texts = not texts or any(text is not None for text in texts)
     scores = [score for image in images.values() for score in image["scores"]]

@@ -81,6 +81,15 @@ class _OneImageMetric(metric.CLEvalMetric):
         counted = self._counted([pred], [target])
         self._append(self._rows(counted.counts, counted.image_ids, counted.scale_counts))
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the scores of one result or of a series of them, as torchmetrics metrics do."""
+        shown = self.compute() if val is None else val
+        series = [
+            {name: one[name] for name in self._SCORES}
+            for one in ([shown] if isinstance(shown, dict) else shown)
+        ]
+        return self._plot(series[0] if isinstance(shown, dict) else series, ax)
+
     def _counted(self, preds: list[dict[str, Any]], target: list[dict[str, Any]]) -> ImageCounts:
         e2e = "texts" in preds[0] and "texts" in target[0]
         counted = count_images(preds, target, self.rules, e2e=e2e, scale_bins=self.scale_bins)
@@ -244,12 +253,11 @@ def _image(shapes: Any, letters: Sequence[str | None] | None) -> dict[str, Any]:
 
 def _ignoring(flags: Sequence[bool | None], letters: Sequence[str | None] | None) -> dict[str, Any]:
     """What flags say of an image: where one is ``None`` the text decides; an ignored word needs no text."""
-    if letters is None:
-        return {"ignore": [bool(flag) for flag in flags]}
-    ignore = [
-        text == IGNORED_TEXT if flag is None else bool(flag)
-        for flag, text in zip(flags, letters, strict=True)
-    ]
+    ignore: list[Any] = flags.tolist() if hasattr(flags, "tolist") else list(flags)
+    if letters is None or len(letters) != len(ignore) or (None not in ignore and None not in letters):
+        return {"ignore": [bool(flag) for flag in ignore] if letters is None else ignore}
+    pairs = list(zip(letters, ignore, strict=True))
+    ignore = [text == IGNORED_TEXT if flag is None else bool(flag) for text, flag in pairs]
     texts = [
         IGNORED_TEXT if text is None and skip else text for text, skip in zip(letters, ignore, strict=True)
     ]

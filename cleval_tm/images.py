@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 IGNORED_TEXT = "###"
+_ON_HOST = frozenset((np.ndarray, str, int, type(None)))
 _POLYGON_STYLE = {"v2023": POLYGON, "v2020": TRUNCATED, "upstage": SNAPPED}
 _BOX_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]
 _labels: dict[Any, int] = {}
@@ -36,6 +37,7 @@ def on_host(images: Sequence[Image]) -> Sequence[Image]:
         for i, image in enumerate(images)
         if isinstance(image, Mapping)
         for key, value in image.items()
+        if type(value) not in _ON_HOST
         for at, tensor in _tensors_of(value, torch)
         if tensor.device.type != "cpu"
     ]

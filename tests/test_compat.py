@@ -157,6 +157,23 @@ def test_ignored_words_need_no_text():
     assert metric.compute_counts()["ignored_gt"] == 3
 
 
+def test_columns_of_other_lengths_are_an_error():
+    metric = compat.CLEvalMetric()
+    for letters, flags in ((["a", "b"], [False]), (["a"], [False, None]), (["a", "b"], [False, True])):
+        with pytest.raises(ValueError, match=r"target\[0\].*one entry for each of 1 shapes"):
+            metric.update([WORD], [WORD], ["a"], letters, flags)
+    assert metric.update_count == 0
+
+
+def test_plot():
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed").use("Agg")
+    metric = compat.UpstageCLEvalMetric()
+    steps = [metric([WORD], [WORD]), metric([LOW], [WORD])]
+    for figure, axes in (metric.plot(), metric.plot(steps)):
+        assert figure is not None
+        assert axes.get_ylim()[1] >= 1
+
+
 def test_an_image_without_words_or_detections():
     metric = compat.CLEvalMetric()
     for empty in ([], np.zeros((0, 8)), torch.zeros(0, 8)):

@@ -189,6 +189,17 @@ def test_loaders_instead_of_a_datamodule_and_loaders_of_the_model(tmp_path):
     assert "train_dataloader" not in vars(model)
 
 
+def test_the_transfer_to_the_device_is_no_waiting_for_data(tmp_path):
+    class Slow(Model):
+        def transfer_batch_to_device(self, batch, device, index):
+            time.sleep(0.05)
+            return batch
+
+    sweep = tune_workers(trainer_in(tmp_path), Slow(), Data(num_workers=0), **QUICK)
+    assert sweep.row(0).seconds_per_step > 0.05
+    assert sweep.row(0).wait_share < 0.5
+
+
 def test_max_steps_and_limits(tmp_path):
     tune_workers(trainer_in(tmp_path, limit_train_batches=2), Model(), Data(num_workers=0), **QUICK)
     assert len(CALLS) == 6 * 4  # a warm-up and three rounds of one candidate, two batches an epoch

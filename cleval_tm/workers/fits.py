@@ -134,9 +134,9 @@ class FitTrials:
         with self._loaders_changed(setting, clock, made), self.contention.watched() as use:
             begin = time.perf_counter()
             while not clock.enough:
-                taken = len(clock.waits)
+                taken = clock.batches
                 self._run_twin(twin, clock.steps)
-                if len(clock.waits) == taken:
+                if clock.batches == taken:
                     break
             wall = time.perf_counter() - begin
             self._model.trainer = None  # it holds the copy, that its iterators, and these their workers
@@ -152,11 +152,11 @@ class FitTrials:
         return Trial(
             seconds_per_step=seconds,
             steady=steady,
-            wait_share=sum(clock.waits) / sum(epoch.wall for epoch in epochs),
+            wait_share=min(1.0, clock.waited / sum(epoch.wall for epoch in epochs)),
             cpu_use=use.seconds / wall / self._cpus,
             memory_bytes=clock.memory,
             startup_s=min(epoch.startup for epoch in epochs),
-            steps=len(clock.waits),
+            steps=clock.batches,
         )
 
     def _memory(self, loaders: Any, before: set[int]) -> int | None:
@@ -218,6 +218,8 @@ class FitTrials:
             given = setting or Setting(self.current or 0)
             clock.length = self.length
             made.append(loading.changed(base, given, self._timeout))
+            for one in loading.leaves(made[-1]):
+                one.__class__ = _timed(type(one), clock)
             clock.begins()
             return made[-1]
 
@@ -247,22 +249,23 @@ class _Clock:
         self.watch = watch
         self.fitting = verb == "fit"
         self.length: int | None = None
-        self.waits: list[float] = []
+        self.batches = 0
+        self.waited = 0.0
         self.epochs: list[Epoch] = []
         self.memory: int | None = None
         self.probe: Callable[[], int | None] | None = None
-        self._asked = self._start = 0.0
+        self._start = 0.0
         for event in ("batch_start", "batch_end", "epoch_end"):
             setattr(self, f"on_{_HOOKS[verb]}_{event}", getattr(self, f"_{event}"))
 
     @property
     def enough(self) -> bool:
-        return len(self.waits) >= self.steps
+        return self.batches >= self.steps
 
     def begins(self) -> None:
         """The Trainer asks for its loaders: the first epoch starts."""
         self.watch.arm()
-        self._start = self._asked = time.perf_counter()
+        self._start = time.perf_counter()
         self.epochs.append(Epoch())
 
     def _batch_start(self, trainer: Any, *_: Any) -> None:
@@ -272,8 +275,7 @@ class _Clock:
         epoch = self.epochs[-1]
         if not epoch.ends:
             epoch.startup = got - self._start
-        self.waits.append(got - self._asked)
-        epoch.waits.append(got - self._asked)
+        self.batches += 1
 
     def _batch_end(self, trainer: Any, *_: Any) -> None:
         self.in_step = False
@@ -281,9 +283,8 @@ class _Clock:
         if self.enough:
             synchronize()
             trainer.should_stop = True
-        self._asked = time.perf_counter()
         epoch = self.epochs[-1]
-        epoch.ends.append(self._asked - self._start)
+        epoch.ends.append(time.perf_counter() - self._start)
         epoch.wall = epoch.ends[-1]
         if self.enough and self.probe is not None:
             self.memory = self.probe()
@@ -291,8 +292,36 @@ class _Clock:
     def _epoch_end(self, trainer: Any, *_: Any) -> None:
         epoch = self.epochs[-1]
         epoch.whole = trainer.is_last_batch if self.fitting else len(epoch.ends) >= (self.length or math.inf)
-        self._start = self._asked = time.perf_counter()
+        self._start = time.perf_counter()
         self.epochs.append(Epoch())
+
+
+def _timed(kind: type[Any], clock: _Clock) -> type[Any]:
+    """A kind of loader that tells the clock how long its batches were waited for.
+
+    The Trainer's hooks come too late for that: by then the batch was moved to the device, for which the host waits
+    until the device has done the steps before.
+    """
+
+    def batches(loader: Any) -> Iterator[Any]:
+        begin = time.perf_counter()
+        iterator = kind.__iter__(loader)
+        clock.waited += time.perf_counter() - begin
+        return _watched(iterator, clock)
+
+    return type(kind.__name__, (kind,), {"__iter__": batches})
+
+
+def _watched(iterator: Iterator[Any], clock: _Clock) -> Iterator[Any]:
+    while True:
+        begin = time.perf_counter()
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            clock.waited += time.perf_counter() - begin
+        yield batch
 
 
 def _clock(trainer: Any, verb: str, steps: int, watch: Watch) -> Any:

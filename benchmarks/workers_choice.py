@@ -2,7 +2,8 @@
 
 Each workload says what is right. In the same run each tool chooses, then plain loops over plain DataLoaders measure the
 candidates (both picks among them), in interleaved rounds, with none of the tools' code. A pick is right if it is
-what the workload asks for and its time is within 10 % of the best measured.
+what the workload asks for and its time is within 10 % of the best measured; where the scatter of these measurements
+hides that, the report says unclear.
 
     python benchmarks/workers_choice.py                      # all workloads, about half an hour
     python benchmarks/workers_choice.py io memory --json out.json
@@ -38,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from cleval_tm.workers import sweep_workers
 
 RIGHT = 1.10
-ROUNDS = 5
+ROUNDS = 7
 SECONDS = 1.5
 
 
@@ -226,13 +227,26 @@ def one_run(workload: Workload, workers: int) -> float:
     return (time.perf_counter() - begin) / steps
 
 
-def measured(workload: Workload, candidates: set[int]) -> dict[int, float]:
-    """Median seconds per step of each candidate, over rounds in alternating order."""
+def measured(workload: Workload, candidates: set[int]) -> dict[int, list[float]]:
+    """Seconds per step of each candidate in each round; every other round runs downwards."""
     runs: dict[int, list[float]] = {workers: [] for workers in sorted(candidates)}
     for number in range(ROUNDS):
         for workers in sorted(runs, reverse=number % 2 == 1):
             runs[workers].append(one_run(workload, workers))
-    return {workers: median(times) for workers, times in runs.items()}
+    return runs
+
+
+def against(runs: dict[int, list[float]], pick: int, best: int) -> tuple[float, float]:
+    """The pick's time over the best's, the median over rounds, and how far half of the rounds are off at most."""
+    ratios = [one / other for one, other in zip(runs[pick], runs[best], strict=True)]
+    middle = median(ratios)
+    return middle, median(abs(ratio - middle) for ratio in ratios)
+
+
+def verdict(workload: Workload, pick: int | None, ratio: float, scatter: float) -> str:
+    if pick is None or not workload.right(pick) or ratio - scatter > RIGHT:
+        return "no"
+    return "yes" if ratio <= RIGHT else "unclear"
 
 
 def compared(name: str, busy: bool) -> list[dict[str, Any]]:
@@ -245,23 +259,16 @@ def compared(name: str, busy: bool) -> list[dict[str, Any]]:
         if peer is not None:
             picks.append(("loadtune", peer))
         chosen = {found["pick"] for _, found in picks if found["pick"] is not None}
-        times = measured(workload, {*workload.candidates, *chosen})
+        runs = measured(workload, {*workload.candidates, *chosen})
+    times = {workers: median(values) for workers, values in runs.items()}
     best = min(times, key=lambda workers: times[workers])
     rows = []
     for tool, found in picks:
         pick = found["pick"]
-        ratio = times[pick] / times[best] if pick is not None else None
+        ratio, scatter = against(runs, pick, best) if pick is not None else (float("nan"), 0.0)
+        row = {"workload": name, "busy": busy, "tool": tool, **found, "ratio": ratio, "scatter": scatter}
         rows.append(
-            {
-                "workload": name,
-                "busy": busy,
-                "tool": tool,
-                **found,
-                "ratio": ratio,
-                "right": pick is not None and workload.right(pick) and ratio is not None and ratio <= RIGHT,
-                "best": best,
-                "measured": times,
-            }
+            {**row, "right": verdict(workload, pick, ratio, scatter), "best": best, "measured": times}
         )
     return rows
 
@@ -279,8 +286,8 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
             "none" if pick is None else str(pick),
             "" if pick is None else f"{1e3 * times[pick]:.1f} ms",
             f"{1e3 * times[best]:.1f} ms with {best}",
-            "" if row["ratio"] is None else f"{row['ratio']:.2f}",
-            "yes" if row["right"] else "no",
+            "" if pick is None else f"{row['ratio']:.2f} ± {row['scatter']:.2f}",
+            row["right"],
             f"{row['took_s']:.0f} s",
         )
     console.print(table)
@@ -314,11 +321,13 @@ def main() -> None:
         found = compared(name, busy)
         show(found, console)
         rows += found
-    right = {}
+    right: dict[str, list[str]] = {}
     for row in rows:
         tool = row["tool"].split(" from ")[0]
         right.setdefault(tool, []).append(row["right"])
-    console.print("; ".join(f"{tool}: {sum(marks)} of {len(marks)} right" for tool, marks in right.items()))
+    for tool, marks in right.items():
+        unclear = f", {marks.count('unclear')} unclear" if "unclear" in marks else ""
+        console.print(f"{tool}: {marks.count('yes')} of {len(marks)} right{unclear}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

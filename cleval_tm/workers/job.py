@@ -29,7 +29,8 @@ class Job:
             them.
         steady: Mean seconds per step within epochs.
         steps: Number of steps measured.
-        wait_share: Time spent waiting over the time of all steps, 0 to 1.
+        wait_share: Time spent waiting over the time of all steps, 0 to 1; where there is a record, the start of
+            the workers at each epoch is part of it.
         cpu_use: Cores kept busy over the budget; None without samples.
         budget: Cores that the run may use; None without samples.
         others: Cores that other processes kept busy meanwhile; None without samples.
@@ -167,8 +168,10 @@ def _periods(record: StepRecord, phase: str) -> list[_Period]:
             continue
         foreign = _within(others, before, after)
         gone = foreign[-1].end - foreign[0].start if foreign else 0.0
-        boundary = bool(foreign) or bool(_within(epochs, before, after))
-        found.append(_Period(after.end - before.end - gone, after.end - after.start, boundary))
+        begun = _within(epochs, before, after)
+        starting = sum(epoch.end - epoch.start for epoch in begun)
+        waited = after.end - after.start + starting
+        found.append(_Period(after.end - before.end - gone, waited, bool(foreign or begun)))
     return found
 
 

@@ -296,6 +296,22 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     )
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table for the documentation."""
+    lines = [
+        "| workload | right is | tool | picks | time a step | best measured | right |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        workload, pick, best, times = WORKLOADS[row["workload"]], row["pick"], row["best"], row["measured"]
+        busy = ", one core busy" if row["busy"] else ""
+        own = "" if pick is None else f"{1e3 * times[pick]:.1f} ms"
+        fastest = f"{1e3 * times[best]:.1f} ms with {best}"
+        cells = (f"{workload.title}{busy}", workload.asks, row["tool"], str(pick), own, fastest, row["right"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -303,6 +319,7 @@ def main() -> None:
     )
     parser.add_argument("--busy", action="store_true", help="only with one core kept busy by another process")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="write a table there")
     options = parser.parse_args()
     unknown = set(options.workloads) - WORKLOADS.keys()
     if unknown:
@@ -328,6 +345,8 @@ def main() -> None:
     for tool, marks in right.items():
         unclear = f", {marks.count('unclear')} unclear" if "unclear" in marks else ""
         console.print(f"{tool}: {marks.count('yes')} of {len(marks)} right{unclear}")
+    if options.markdown:
+        options.markdown.write_text(markdown(rows), encoding="utf-8")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

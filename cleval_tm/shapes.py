@@ -13,10 +13,19 @@ import numpy.typing as npt
 
 from cleval_tm.kernels.characters import POLYGON, SNAPPED, TRUNCATED, rectangle_aspects
 from cleval_tm.kernels.geometry import SIGN
-from cleval_tm.kernels.measure import CROSSING, REGULAR, inspect_rings, measure_shapes, overlapping_words
+from cleval_tm.kernels.measure import (
+    CROSSING,
+    REGULAR,
+    cut_quads,
+    inspect_rings,
+    measure_shapes,
+    overlapping_words,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Reduced = tuple[int, tuple[int, ...]]
+"""A shape, and the shapes taken out of it."""
 
 
 class Shapes:
@@ -30,6 +39,7 @@ class Shapes:
         edges, edge_start, edge_end: (E, 6) float64; (regions,) int64. Region s is that of shape s.
         pseudo_length, false_positive_chars: (S,) int64.
         irregular: (S,) bool.
+        convex_quad: (S,) bool.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class Shapes:
         ) = measure_shapes(points, ring_start, style, _aspects(points, ring_start, style), by_height, cap)
         self.edge_start: Ints = ring_start[:-1].copy()
         self.edge_end: Ints = ring_start[1:].copy()
+        self.convex_quad: npt.NDArray[np.bool_] = state == REGULAR
         if state.any():
             inspect_rings(self.rings, ring_start, self.area, state)
         self.irregular: npt.NDArray[np.bool_] = state != REGULAR
@@ -75,6 +86,47 @@ class Shapes:
         self.edge_start = np.concatenate((self.edge_start, bounds[:-1]))
         self.edge_end = np.concatenate((self.edge_end, bounds[1:]))
         return first
+
+    def add_cut_regions(self, wanted: list[Reduced]) -> dict[Reduced, int]:
+        """Append what is left of convex quads once others, apart from one another, are cut out of them.
+
+        Args:
+            wanted: a shape, and the shapes to cut out of it; those that are not of this kind are passed over.
+
+        Returns:
+            the index of each one's region.
+        """
+        wanted = [(g, others) for g, others in wanted if self.convex_quad[[g, *others]].all()]
+        if not wanted:
+            return {}
+        pairs = np.array([(g, other) for g, others in wanted for other in others])
+        points, ring_start = cut_quads(self.rings, self.ring_start[pairs[:, 0]], self.ring_start[pairs[:, 1]])
+        n = len(pairs)
+        style = np.full(n, POLYGON, np.uint8)
+        _, edges, bounds, *_ = measure_shapes(points, ring_start, style, np.zeros(n), False, 1)
+        edges[:, SIGN] *= -1.0
+        added: list[Floats] = [self.edges]
+        starts, ends = [], []
+        regions: dict[Reduced, int] = {}
+        size, pair = len(self.edges), 0
+        for g, others in wanted:
+            mine = slice(pair, pair + len(others))
+            pair = mine.stop
+            if len(others) > 1 and not _are_apart(bounds[mine]):
+                continue
+            parts = (
+                self.edges[self.ring_start[g] : self.ring_start[g + 1]],
+                edges[ring_start[mine.start] : ring_start[mine.stop]],
+            )
+            added += parts
+            starts.append(size)
+            size += sum(map(len, parts))
+            ends.append(size)
+            regions[g, others] = len(self.edge_start) + len(regions)
+        self.edges = np.concatenate(added)
+        self.edge_start = np.concatenate((self.edge_start, np.array(starts, np.int64)))
+        self.edge_end = np.concatenate((self.edge_end, np.array(ends, np.int64)))
+        return regions
 
     def geometries(self, chosen: Ints) -> npt.NDArray[Any]:
         """Shapes (n,) as valid shapely geometries: even-odd, or as ``buffer(0)`` leaves them."""
@@ -127,7 +179,7 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
     hidden, overlapping = overlapping_words(
         image_start, np.any(ignored, axis=0), shapes.bounds, shapes.edges, shapes.edge_start, shapes.edge_end
     )
-    takers: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
+    takers: dict[Reduced, list[int]] = defaultdict(list)
     for view in range(views):
         mask = ignored[view]
         here = mask[hidden] & ~mask[overlapping]
@@ -136,19 +188,25 @@ def regions_of_ignored(shapes: Shapes, image_start: Ints, ignored: npt.NDArray[n
             words_in[g].append(other)
         for g, others in words_in.items():
             takers[g, tuple(sorted(others))].append(view)
-    if takers:
+    cut = shapes.add_cut_regions(list(takers))
+    whole = [key for key in takers if key not in cut]
+    if whole:
         import shapely
 
-        words = np.unique([*(g for g, _ in takers), *(w for _, others in takers for w in others)])
+        words = np.unique([*(g for g, _ in whole), *(w for _, others in whole for w in others)])
         geometry = dict(zip(words.tolist(), shapes.geometries(words), strict=True))
-        taken = [
-            geometry[others[0]] if len(others) == 1 else shapely.union_all([geometry[w] for w in others])
-            for _, others in takers
-        ]
-        first = shapes.add_regions(shapely.difference([geometry[g] for g, _ in takers], taken))
-        for number, ((g, _), in_views) in enumerate(takers.items()):
-            region[in_views, g] = first + number
+        taken = [shapely.union_all([geometry[w] for w in others]) for _, others in whole]
+        first = shapes.add_regions(shapely.difference([geometry[g] for g, _ in whole], taken))
+        cut |= dict(zip(whole, range(first, first + len(whole)), strict=True))
+    for key, in_views in takers.items():
+        region[in_views, key[0]] = cut[key]
     return region
+
+
+def _are_apart(bounds: Floats) -> bool:
+    """Whether no two of some bounding boxes (n, 4) share area."""
+    meets = (bounds[:, np.newaxis, :2] < bounds[:, 2:]).all(axis=2)
+    return int((meets & meets.T).sum()) <= len(bounds)
 
 
 def _aspects(points: Floats, ring_start: Ints, style: npt.NDArray[np.uint8]) -> Floats:

@@ -381,3 +381,18 @@ def test_ignored_words_are_summed_in_set_order(width: int, widths: tuple, ignore
     assert in_set_order["ignored_det"] == ignored
     assert ascending["ignored_det"] == 1 - ignored
     assert in_set_order == {**plain.count_image(pred, target, CLEvalRules.v2023()), "images": 1}
+
+
+def test_words_that_share_an_edge_but_for_its_last_bits_are_both_taken_out() -> None:
+    """Their plain union, by GEOS 3.14, is the first of them alone."""
+    left, right, top, low = -33.96034802615617, 39.80452704128193, 17.746419397153936, -2.710101709242313
+    words = [
+        np.array([[left, top], [right, low], [right, top]]),
+        np.array([[left, top], [2.9220895075628803, 7.518158843955812], [left, low]]),
+    ]
+    region = np.array([[left, low], [right, low], [right, top], [left, top]])
+    ring = np.array([*region, [left, (low + top) / 2]])  # five points: no quad, so not snapped
+    target = {"polygons": [*words, ring], "texts": ["a", "b", "c"], "ignore": [False, False, True]}
+    for name in ("v2023", "v2020"):
+        pairs = evaluate([{"polygons": [ring], "texts": [""]}], [target], name).match(0).pairs
+        assert [pair.area_precision for pair in pairs] == pytest.approx([0.5, 0.25, 0.25], abs=1e-7)

@@ -101,46 +101,51 @@ def build_tree(boxes: Floats, order: Ints) -> tuple[Floats, Ints]:
 
 
 @inner
-def query_tree(tree: Floats, level_start: Ints, order: Ints, box: Floats, stack: Ints, found: Ints) -> int:
-    """Write the indices of all boxes that meet ``box`` (4,), borders included, to ``found``; return how many."""
+def query_tree(
+    tree: Floats, level_start: Ints, order: Ints, boxes: Floats, asked: int, nodes: Ints, found: Ints
+) -> int:
+    """Find all boxes that meet row ``asked`` of ``boxes``, borders included.
+
+    Args:
+        tree, level_start, order: see :func:`build_tree`.
+        nodes: scratch of the size of ``found``.
+        found: (n + 1,) int64 or longer, filled with indices of boxes.
+
+    Returns:
+        how many were found.
+    """
     levels = len(level_start) - 1
+    left = boxes[asked, 0]
+    top = boxes[asked, 1]
+    right = boxes[asked, 2]
+    bottom = boxes[asked, 3]
+    found[0] = level_start[levels] - 1
     size = 0
-    depth = 0
-    stack[0, 0] = levels - 1
-    stack[0, 1] = level_start[levels] - 1
-    left = box[0]
-    top = box[1]
-    right = box[2]
-    bottom = box[3]
-    if level_start[levels] > 0:
-        depth = 1
-    while depth > 0:
-        depth -= 1
-        level = stack[depth, 0]
-        node = stack[depth, 1]
-        if tree[node, 0] > right or tree[node, 2] < left or tree[node, 1] > bottom or tree[node, 3] < top:
-            continue
-        if level == 0:
-            found[size] = order[node]
-            size += 1
-            continue
-        first = level_start[level - 1] + (node - level_start[level]) * FANOUT
-        end = min(first + FANOUT, level_start[level])
-        if level == 1:
-            for leaf in range(first, end):
-                if not (
-                    tree[leaf, 0] > right
-                    or tree[leaf, 2] < left
-                    or tree[leaf, 1] > bottom
-                    or tree[leaf, 3] < top
-                ):
-                    found[size] = order[leaf]
-                    size += 1
-        else:
-            for child in range(first, end):
-                stack[depth, 0] = level - 1
-                stack[depth, 1] = child
-                depth += 1
+    if found[0] >= 0:
+        root = found[0]
+        size += (
+            (tree[root, 0] <= right)
+            & (tree[root, 2] >= left)
+            & (tree[root, 1] <= bottom)
+            & (tree[root, 3] >= top)
+        )
+    for level in range(levels - 1, 0, -1):
+        parents = size
+        for i in range(parents):
+            nodes[i] = found[i]
+        size = 0
+        for i in range(parents):
+            first = level_start[level - 1] + (nodes[i] - level_start[level]) * FANOUT
+            for child in range(first, min(first + FANOUT, level_start[level])):
+                found[size] = child  # written in any case, kept if it meets: a branch here would cost more
+                size += (
+                    (tree[child, 0] <= right)
+                    & (tree[child, 2] >= left)
+                    & (tree[child, 1] <= bottom)
+                    & (tree[child, 3] >= top)
+                )
+    for i in range(size):
+        found[i] = order[found[i]]
     return size
 
 

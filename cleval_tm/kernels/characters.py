@@ -35,17 +35,16 @@ def distance(points: Floats, i: int, j: int) -> float:
 
 
 @inner
-def quad_like_aspect(points: Floats) -> tuple[float, float]:
-    """(hor + 1e-5) / (ver + 1e-5) of points (P, 2), and its reciprocal by the same smoothing."""
-    n = len(points)
-    top = n // 2
+def quad_like_aspect(points: Floats, first: int, last: int) -> tuple[float, float]:
+    """(hor + 1e-5) / (ver + 1e-5) of rows ``first`` to ``last``, and its reciprocal by the same smoothing."""
+    bottom = first + (last - first) // 2
     hor = 0.0
-    for i in range(n - 1):
-        if i != top - 1:
+    for i in range(first, last - 1):
+        if i != bottom - 1:
             hor += distance(points, i, i + 1)
-    ver = distance(points, 0, n - 1)
-    if top > 0:
-        ver += distance(points, top - 1, top)
+    ver = distance(points, first, last - 1)
+    if bottom > first:
+        ver += distance(points, bottom - 1, bottom)
     hor = hor / 2.0 + SMALLEST
     ver = ver / 2.0 + SMALLEST
     return hor / ver, ver / hor
@@ -83,7 +82,7 @@ def rectangle_aspects(points: Floats, ring_start: Ints) -> Floats:
 
 @inner
 def lengths_of(
-    points: Floats, style: int, rectangle_aspect: float, by_height: bool, cap: int
+    points: Floats, first: int, last: int, style: int, rectangle_aspect: float, by_height: bool, cap: int
 ) -> tuple[int, int]:
     """(pseudo length, characters of a false positive) of one shape; the aspect is for the style SNAPPED alone."""
     if style == SNAPPED:
@@ -93,7 +92,7 @@ def lengths_of(
     else:
         aspect = reciprocal = CONSTANT_ASPECT
         if style in (QUAD, POLYGON):
-            aspect, reciprocal = quad_like_aspect(points)
+            aspect, reciprocal = quad_like_aspect(points, first, last)
         false_positive = 1.0 / (SMALLEST + (reciprocal if by_height else aspect))
         reciprocal = 1.0 / aspect
     pseudo_length = np.rint(0.5 + max(aspect, reciprocal))
@@ -177,7 +176,7 @@ def place_characters(
         shape = points[ring_start[s] : ring_start[s + 1]]
         mine = centres[char_start[s] : char_start[s + 1]]
         if style[s] == QUAD:
-            aspect, reciprocal = quad_like_aspect(shape)
+            aspect, reciprocal = quad_like_aspect(shape, 0, 4)
             is_vertical = reciprocal >= vertical_threshold if by_height else aspect < vertical_threshold
             place_on_quad(shape, count, is_vertical, mine)
         else:

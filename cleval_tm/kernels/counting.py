@@ -123,6 +123,29 @@ def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Lett
 
 
 @inner
+def read_alike(
+    gt_letters: Letters,
+    gt_letter_start: Ints,
+    g: int,
+    letters: Letters,
+    letter_start: Ints,
+    d: int,
+    taken: Bools,
+) -> int:
+    """Take the whole text of detection ``d`` where it is that of word ``g``; return its length, or -1 where not."""
+    size: int = letter_start[d + 1] - letter_start[d]
+    if gt_letter_start[g + 1] - gt_letter_start[g] != size:
+        return -1
+    first = letter_start[d] - letter_start[0]
+    for k in range(size):
+        if letters[letter_start[d] + k] != gt_letters[gt_letter_start[g] + k] or taken[first + k]:
+            return -1
+    for k in range(size):
+        taken[first + k] = True
+    return size
+
+
+@inner
 def read_remaining(
     ordered: Ints,
     n_ordered: int,
@@ -203,6 +226,13 @@ def count_letters(
                 n_matched += 1
         if n_matched == 0:
             continue
+        if n_matched == 1:
+            size = read_alike(
+                gt_letters, gt_letter_start, g, letters, letter_start, pair_det[matched[0]], taken
+            )
+            if size >= 0:
+                total += size
+                continue
         n_ordered = reading_order(matched, n_matched, hit_start, hits, ordered)
         size = read_remaining(ordered, n_ordered, pair_det, letters, letter_start, taken, text)
         truth = gt_letters[gt_letter_start[g] : gt_letter_start[g + 1]]

@@ -18,35 +18,45 @@ LEFT_X, LEFT_Y, RIGHT_X, RIGHT_Y, SLOPE, SIGN = range(6)
 EDGE_COLUMNS = 6
 
 
+# Slices of arrays cost an atomic count each, which adds up in the hot loop: what runs there takes a whole array and
+# the rows ``first`` to ``last`` of it.
+
+
 @inner
-def signed_area(ring: Floats) -> float:
-    """Shoelace sum of a ring (P, 2), taken from its first point; positive when y falls behind x (x to y)."""
+def signed_area(points: Floats, first: int, last: int) -> float:
+    """Shoelace sum of the ring in rows ``first`` to ``last``; positive where it turns from x to y."""
     total = 0.0
-    for i in range(1, len(ring) - 1):
-        ax = ring[i, 0] - ring[0, 0]
-        ay = ring[i, 1] - ring[0, 1]
-        bx = ring[i + 1, 0] - ring[0, 0]
-        by = ring[i + 1, 1] - ring[0, 1]
+    x0 = points[first, 0]
+    y0 = points[first, 1]
+    for i in range(first + 1, last - 1):
+        ax = points[i, 0] - x0
+        ay = points[i, 1] - y0
+        bx = points[i + 1, 0] - x0
+        by = points[i + 1, 1] - y0
         total += ax * by - bx * ay
     return total / 2.0
 
 
 @inner
-def write_edges(ring: Floats, orientation: float, edges: Floats) -> None:
-    """Fill ``edges`` (P, 6) with those of ``ring`` (P, 2); ``orientation`` is +1 or -1 times its signed area's."""
-    n = len(ring)
-    for i in range(n):
-        j = i + 1 if i + 1 < n else 0
-        forward = ring[i, 0] <= ring[j, 0]
+def write_edges(points: Floats, first: int, last: int, orientation: float, edges: Floats) -> None:
+    """Fill rows ``first`` to ``last`` of ``edges`` (E, 6) with those of the ring in the same rows of ``points``.
+
+    ``orientation`` is the sign of the ring's signed area, 0 for none.
+    """
+    for i in range(first, last):
+        j = i + 1 if i + 1 < last else first
+        forward = points[i, 0] <= points[j, 0]
         a = i if forward else j
         b = j if forward else i
-        edges[i, 0] = ring[a, 0]
-        edges[i, 1] = ring[a, 1]
-        edges[i, 2] = ring[b, 0]
-        edges[i, 3] = ring[b, 1]
-        width = ring[b, 0] - ring[a, 0]
+        x = points[a, 0]
+        y = points[a, 1]
+        edges[i, 0] = x
+        edges[i, 1] = y
+        edges[i, 2] = points[b, 0]
+        edges[i, 3] = points[b, 1]
+        width = points[b, 0] - x
         if width > 0.0:
-            edges[i, 4] = (ring[b, 1] - ring[a, 1]) / width
+            edges[i, 4] = (points[b, 1] - y) / width
             # Walking with the interior to the left, edges towards -x lie above the interior.
             edges[i, 5] = -orientation if forward else orientation
         else:
@@ -55,15 +65,15 @@ def write_edges(ring: Floats, orientation: float, edges: Floats) -> None:
 
 
 @inner
-def overlap_area(edges_a: Floats, edges_b: Floats, base: float) -> float:
-    """Area of the intersection of two regions, edges (A, 6) and (B, 6).
+def overlap_area(edges_a: Floats, a0: int, a1: int, edges_b: Floats, b0: int, b1: int, base: float) -> float:
+    """Area of the intersection of two regions, rows ``a0`` to ``a1`` and ``b0`` to ``b1`` of edges (E, 6).
 
     Below each pair of edges that share an x-range lies the common part of two trapezoids; with the product of
     the edges' signs, these add up to the intersection, whatever the regions' shapes. ``base`` is any y: it
     cancels, and near the data it keeps rounding small.
     """
     total = 0.0
-    for i in range(len(edges_a)):
+    for i in range(a0, a1):
         sign_a = edges_a[i, 5]
         if sign_a == 0.0:
             continue
@@ -71,51 +81,54 @@ def overlap_area(edges_a: Floats, edges_b: Floats, base: float) -> float:
         right_a = edges_a[i, 2]
         start_a = edges_a[i, 1] - base
         slope_a = edges_a[i, 4]
-        for j in range(len(edges_b)):
+        for j in range(b0, b1):
             sign_b = edges_b[j, 5]
-            left = max(left_a, edges_b[j, 0])
+            left_b = edges_b[j, 0]
+            left = max(left_a, left_b)
             right = min(right_a, edges_b[j, 2])
             if right <= left or sign_b == 0.0:
                 continue
             slope_b = edges_b[j, 4]
             start_b = edges_b[j, 1] - base
-            a0 = start_a + slope_a * (left - left_a)
-            a1 = start_a + slope_a * (right - left_a)
-            b0 = start_b + slope_b * (left - edges_b[j, 0])
-            b1 = start_b + slope_b * (right - edges_b[j, 0])
-            gap0 = a0 - b0
-            gap1 = a1 - b1
-            area = (right - left) * (min(a0, b0) + min(a1, b1))
+            y_a0 = start_a + slope_a * (left - left_a)
+            y_a1 = start_a + slope_a * (right - left_a)
+            y_b0 = start_b + slope_b * (left - left_b)
+            y_b1 = start_b + slope_b * (right - left_b)
+            gap0 = y_a0 - y_b0
+            gap1 = y_a1 - y_b1
+            area = (right - left) * (min(y_a0, y_b0) + min(y_a1, y_b1))
             if gap0 * gap1 < 0.0:  # the edges cross: the lower one changes on the way
                 t = gap0 / (gap0 - gap1)
-                middle = a0 + t * (a1 - a0)
-                area = (right - left) * (t * (min(a0, b0) + middle) + (1.0 - t) * (middle + min(a1, b1)))
+                middle = y_a0 + t * (y_a1 - y_a0)
+                area = (right - left) * (
+                    t * (min(y_a0, y_b0) + middle) + (1.0 - t) * (middle + min(y_a1, y_b1))
+                )
             total += sign_a * sign_b * area
     return max(total / 2.0, 0.0)
 
 
 @inner
-def contains(ring: Floats, x: float, y: float) -> bool:
-    """Whether the ring (P, 2) holds the point: even-odd crossing test with half-open edges."""
+def contains(points: Floats, first: int, last: int, x: float, y: float) -> bool:
+    """Whether the ring in rows ``first`` to ``last`` holds the point: even-odd crossing test, half-open edges."""
     inside = False
-    j = len(ring) - 1
-    for i in range(len(ring)):
-        yi = ring[i, 1]
-        yj = ring[j, 1]
+    j = last - 1
+    for i in range(first, last):
+        yi = points[i, 1]
+        yj = points[j, 1]
         if (yi <= y and y < yj) or (yj <= y and y < yi):
-            xi = ring[i, 0]
+            xi = points[i, 0]
             # This order of operations decides for points on an edge.
-            if x < (ring[j, 0] - xi) * (y - yi) / (yj - yi) + xi:
+            if x < (points[j, 0] - xi) * (y - yi) / (yj - yi) + xi:
                 inside = not inside
         j = i
     return inside
 
 
 @inner
-def contains_strictly(edges: Floats, x: float, y: float) -> bool:
-    """Whether the region (E, 6) holds the point and its border does not."""
+def contains_strictly(edges: Floats, first: int, last: int, x: float, y: float) -> bool:
+    """Whether the region in rows ``first`` to ``last`` holds the point and its border does not."""
     inside = False
-    for i in range(len(edges)):
+    for i in range(first, last):
         x0 = edges[i, 0]
         y0 = edges[i, 1]
         x1 = edges[i, 2]
@@ -128,6 +141,44 @@ def contains_strictly(edges: Floats, x: float, y: float) -> bool:
         if x < x1 and side < 0.0:
             inside = not inside
     return inside
+
+
+@inner
+def clip_convex(points: Floats, subject: int, clip: int, clipped: Floats) -> int:
+    """Write the common part of two convex quads, whose first rows are given, to ``clipped``; return its corners.
+
+    Each side of one cuts the other down to what lies inside of it (Sutherland and Hodgman).
+    """
+    size = 4
+    for i in range(4):
+        clipped[i, 0] = points[subject + i, 0]
+        clipped[i, 1] = points[subject + i, 1]
+    turning = 1.0 if signed_area(points, clip, clip + 4) > 0.0 else -1.0
+    cut = np.empty((len(clipped), 2))
+    for side in range(4):
+        ax = points[clip + side, 0]
+        ay = points[clip + side, 1]
+        ex = points[clip + ((side + 1) & 3), 0] - ax
+        ey = points[clip + ((side + 1) & 3), 1] - ay
+        kept = 0
+        for i in range(size):
+            j = i + 1 if i + 1 < size else 0
+            here = turning * (ex * (clipped[i, 1] - ay) - ey * (clipped[i, 0] - ax))
+            there = turning * (ex * (clipped[j, 1] - ay) - ey * (clipped[j, 0] - ax))
+            if here >= 0.0:
+                cut[kept, 0] = clipped[i, 0]
+                cut[kept, 1] = clipped[i, 1]
+                kept += 1
+            if (here > 0.0 and there < 0.0) or (here < 0.0 and there > 0.0):
+                t = here / (here - there)
+                cut[kept, 0] = clipped[i, 0] + t * (clipped[j, 0] - clipped[i, 0])
+                cut[kept, 1] = clipped[i, 1] + t * (clipped[j, 1] - clipped[i, 1])
+                kept += 1
+        size = kept
+        for i in range(size):
+            clipped[i, 0] = cut[i, 0]
+            clipped[i, 1] = cut[i, 1]
+    return size
 
 
 @inner

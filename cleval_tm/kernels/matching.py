@@ -106,17 +106,29 @@ def word_bounds(bounds: Floats, char_start: Ints, centres: Floats, first: int, l
 
 @inner
 def mark_hits(
-    centres: Floats, ring: Floats, edges: Floats, box: Floats, is_open: bool, hits: Bytes, start: int
+    words: Words, g: int, detections: Detections, d: int, is_open: bool, hits: Bytes, start: int
 ) -> int:
-    """Set ``hits[start + k]`` for each of the ``centres`` (L, 2) that a detection contains; return how many."""
+    """Set ``hits[start + k]`` for each pseudo character of word ``g`` that detection ``d`` holds; return how many."""
     count = 0
-    for k in range(len(centres)):
-        x = centres[k, 0]
-        y = centres[k, 1]
+    left = detections.bounds[d, 0]
+    top = detections.bounds[d, 1]
+    right = detections.bounds[d, 2]
+    bottom = detections.bounds[d, 3]
+    first = words.char_start[g]
+    for c in range(first, words.char_start[g + 1]):
+        x = words.centres[c, 0]
+        y = words.centres[c, 1]
         inside = False
-        if x >= box[0] and x <= box[2] and y >= box[1] and y <= box[3]:
-            inside = contains_strictly(edges, x, y) if is_open else contains(ring, x, y)
-        hits[start + k] = inside
+        if x >= left and x <= right and y >= top and y <= bottom:
+            if is_open:
+                inside = contains_strictly(
+                    detections.edges, detections.edge_start[d], detections.edge_end[d], x, y
+                )
+            else:
+                inside = contains(
+                    detections.rings, detections.ring_start[d], detections.ring_start[d + 1], x, y
+                )
+        hits[start + c - first] = inside
         count += inside
     return count
 
@@ -135,7 +147,7 @@ def find_pairs(words: Words, gt_image: Ints, detections: Detections, first: int,
     """
     det = detections
     n_det = det.image_start[last] - det.image_start[first]
-    capacity = 2 * n_det + 16
+    capacity = 3 * n_det + 16
     image_start = np.zeros(last - first + 1, np.int64)
     pair_gt = np.empty(capacity, np.int64)
     pair_det = np.empty(capacity, np.int64)
@@ -151,35 +163,37 @@ def find_pairs(words: Words, gt_image: Ints, detections: Detections, first: int,
         boxes = word_bounds(words.bounds, words.char_start, words.centres, gt_first, gt_last)
         order = spatial_order(boxes)
         tree, level_start = build_tree(boxes, order)
-        stack = np.empty((8 * len(level_start) + 8, 2), np.int64)
-        found = np.empty(gt_last - gt_first, np.int64)
+        nodes = np.empty(gt_last - gt_first + 1, np.int64)
+        found = np.empty(gt_last - gt_first + 1, np.int64)
         for d in range(det_first, det.image_start[image + 1]):
-            box = det.bounds[d]
-            n_found = query_tree(tree, level_start, order, box, stack, found)
+            n_found = query_tree(tree, level_start, order, det.bounds, d, nodes, found)
             sort_indices(found, n_found)
-            ring = det.rings[det.ring_start[d] : det.ring_start[d + 1]]
-            edges = det.edges[det.edge_start[d] : det.edge_end[d]]
+            edge_start = det.edge_start[d]
+            edge_end = det.edge_end[d]
+            top = det.bounds[d, 1]
             is_open = det.style[d] == TRUNCATED or det.style[d] == TRUNCATED_POINTS
             for f in range(n_found):
                 g = gt_first + found[f]
                 start = hit_start[size]
-                centres = words.centres[words.char_start[g] : words.char_start[g + 1]]
+                length = words.char_start[g + 1] - words.char_start[g]
                 if size == len(pair_gt):
                     pair_gt = longer(pair_gt, size + 1)
                     pair_det = longer(pair_det, size + 1)
                     shared_area = longer(shared_area, size + 1)
                     hit_count = longer(hit_count, size + 1)
                     hit_start = longer(hit_start, len(pair_gt) + 1)
-                if start + len(centres) > len(hits):
-                    hits = longer(hits, start + len(centres))
-                area = overlap_area(words.edges[words.edge_start[g] : words.edge_end[g]], edges, box[1])
-                count = mark_hits(centres, ring, edges, box, is_open, hits, start)
+                if start + length > len(hits):
+                    hits = longer(hits, start + length)
+                area = overlap_area(
+                    words.edges, words.edge_start[g], words.edge_end[g], det.edges, edge_start, edge_end, top
+                )
+                count = mark_hits(words, g, det, d, is_open, hits, start)
                 if area > 0.0 or count > 0:
                     pair_gt[size] = found[f]
                     pair_det[size] = d - det_first
                     shared_area[size] = area
                     hit_count[size] = count
-                    hit_start[size + 1] = start + len(centres)
+                    hit_start[size + 1] = start + length
                     size += 1
         image_start[image - first + 1] = size
     return Pairs(
@@ -337,9 +351,15 @@ def relate_pairs(
                 shared = pairs.shared_area[p]
                 region = words.region[view, g]
                 if region != g:
-                    edges = words.edges[words.edge_start[region] : words.edge_end[region]]
-                    others = detections.edges[detections.edge_start[d] : detections.edge_end[d]]
-                    shared = overlap_area(edges, others, detections.bounds[d, 1])
+                    shared = overlap_area(
+                        words.edges,
+                        words.edge_start[region],
+                        words.edge_end[region],
+                        detections.edges,
+                        detections.edge_start[d],
+                        detections.edge_end[d],
+                        detections.bounds[d, 1],
+                    )
                 ratio = shared / detections.area[d] if detections.area[d] > 0.0 else 0.0
                 ap[view, p] = np.float32(ratio) if options.in_float32 else ratio
             for g in range(gt_last - gt_first):

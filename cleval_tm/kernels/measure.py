@@ -9,6 +9,7 @@ from cleval_tm.kernels.candidates import build_tree, longer, query_tree, spatial
 from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS, lengths_of
 from cleval_tm.kernels.geometry import (
     EDGE_COLUMNS,
+    clip_convex,
     is_simple,
     min_area_rectangle,
     overlap_area,
@@ -25,16 +26,19 @@ looked at."""
 
 
 @inner
-def is_convex(ring: Floats) -> bool:
-    """Whether a quad (4, 2) turns the same way, by more than nothing, in all four corners."""
+def is_convex(points: Floats, first: int) -> bool:
+    """Whether the quad in four rows turns the same way, by more than nothing, in all its corners."""
     turns = 0
     for i in range(4):
-        j = (i + 1) & 3
-        k = (i + 2) & 3
-        cross = (ring[j, 0] - ring[i, 0]) * (ring[k, 1] - ring[j, 1]) - (ring[j, 1] - ring[i, 1]) * (
-            ring[k, 0] - ring[j, 0]
-        )
-        turns += 1 if cross > 0.0 else (-1 if cross < 0.0 else 0)
+        j = first + ((i + 1) & 3)
+        k = first + ((i + 2) & 3)
+        dx = points[j, 0] - points[first + i, 0]
+        dy = points[j, 1] - points[first + i, 1]
+        cross = dx * (points[k, 1] - points[j, 1]) - dy * (points[k, 0] - points[j, 0])
+        if cross > 0.0:
+            turns += 1
+        elif cross < 0.0:
+            turns -= 1
     return turns == 4 or turns == -4
 
 
@@ -84,18 +88,17 @@ def measure_shapes(
         bounds[s, 1] = top
         bounds[s, 2] = right
         bounds[s, 3] = bottom
-        ring = rings[first:last]
-        signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(ring)
+        signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(rings, first, last)
         if abs(signed) <= ROUNDING * (right - left) * (bottom - top):
             signed = 0.0
-        write_edges(ring, np.sign(signed), edges[first:last])
+        write_edges(rings, first, last, np.sign(signed), edges)
         area[s] = abs(signed)
         if style[s] == TRUNCATED_POINTS:
             state[s] = IRREGULAR
         else:
-            state[s] = REGULAR if last - first == 4 and is_convex(ring) else UNKNOWN
+            state[s] = REGULAR if last - first == 4 and is_convex(rings, first) else UNKNOWN
         pseudo_length[s], false_positive_chars[s] = lengths_of(
-            points[first:last], style[s], rectangle_aspect[s], by_height, cap
+            points, first, last, style[s], rectangle_aspect[s], by_height, cap
         )
     return rings, edges, bounds, area, pseudo_length, false_positive_chars, state
 
@@ -198,18 +201,20 @@ def overlapping_words(
         boxes = bounds[first : first + n]
         order = spatial_order(boxes)
         tree, level_start = build_tree(boxes, order)
-        stack = np.empty((8 * len(level_start) + 8, 2), np.int64)
-        found = np.empty(n, np.int64)
+        nodes = np.empty(n + 1, np.int64)
+        found = np.empty(n + 1, np.int64)
         for g in range(first, first + n):
             if not asked[g]:
                 continue
-            n_found = query_tree(tree, level_start, order, bounds[g], stack, found)
+            n_found = query_tree(tree, level_start, order, bounds, g, nodes, found)
             for f in range(n_found):
                 h = first + found[f]
                 if h == g:
                     continue
-                mine = edges[edge_start[g] : edge_end[g]]
-                if overlap_area(mine, edges[edge_start[h] : edge_end[h]], bounds[g, 1]) > 0.0:
+                area = overlap_area(
+                    edges, edge_start[g], edge_end[g], edges, edge_start[h], edge_end[h], bounds[g, 1]
+                )
+                if area > 0.0:
                     if size == len(word):
                         word = longer(word, size + 1)
                         other = longer(other, size + 1)
@@ -217,3 +222,30 @@ def overlapping_words(
                     other[size] = h
                     size += 1
     return word[:size], other[:size]
+
+
+@kernel
+def cut_quads(rings: Floats, subject: Ints, clip: Ints) -> tuple[Floats, Ints]:
+    """Common parts of pairs of convex quads.
+
+    Args:
+        rings: (P, 2) float64.
+        subject: (n,) int64, first rows of the quads.
+        clip: (n,) int64, first rows of those that they are cut with.
+
+    Returns:
+        (points, ring_start): (Q, 2) float64, the common parts one behind the other, a point where there is none;
+        (n + 1,) int64.
+    """
+    n = len(subject)
+    points = np.empty((8 * n, 2))
+    ring_start = np.zeros(n + 1, np.int64)
+    clipped = np.empty((12, 2))
+    at = 0
+    for pair in range(n):
+        for i in range(max(clip_convex(rings, subject[pair], clip[pair], clipped), 1)):
+            points[at, 0] = clipped[i, 0]
+            points[at, 1] = clipped[i, 1]
+            at += 1
+        ring_start[pair + 1] = at
+    return points[:at], ring_start

@@ -338,6 +338,8 @@ def main() -> None:
         found = compared(name, busy)
         show(found, console)
         rows += found
+        if options.json:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     right: dict[str, list[str]] = {}
     for row in rows:
         tool = row["tool"].split(" from ")[0]
@@ -347,8 +349,6 @@ def main() -> None:
         console.print(f"{tool}: {marks.count('yes')} of {len(marks)} right{unclear}")
     if options.markdown:
         options.markdown.write_text(markdown(rows), encoding="utf-8")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

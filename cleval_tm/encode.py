@@ -92,7 +92,7 @@ class EncodedDetections:
         labels = side.labels()
         shapes = side.shapes()
         if e2e and rules.counts_hashes_as_pseudo and IGNORED_TEXT in texts:
-            lengths = shapes.pseudo_length.tolist()
+            lengths = shapes.pseudo_lengths(np.array([text == IGNORED_TEXT for text in texts])).tolist()
             texts = [
                 "#" * n if text == IGNORED_TEXT else text for text, n in zip(texts, lengths, strict=True)
             ]
@@ -108,7 +108,8 @@ class EncodedDetections:
             edges=shapes.edges,
             edge_start=shapes.edge_start,
             edge_end=shapes.edge_end,
-            false_positive_chars=shapes.false_positive_chars,
+            points=side.points,
+            rectangle_aspect=shapes.rectangle_aspect,
             letters=letters,
             letter_start=letter_start,
             label=labels,
@@ -156,6 +157,8 @@ def kernel_options(rules: CLEvalRules, *, e2e: bool) -> Options:
         ignores_strictly=rules.ignore_strictly,
         lcs_prefers_left=rules.lcs_prefers_left,
         reads_text=e2e,
+        by_height=rules.aspect_by_height,
+        pseudo_length_cap=rules.pseudo_length_cap,
     )
 
 
@@ -170,7 +173,7 @@ def checked_scale_bins(scale_bins: Sequence[float] | None) -> tuple[float, ...] 
     edges = tuple(scale_bins)
     if len(edges) < 2 or not all(low < high for low, high in scale_bins_of(edges)):
         raise ValueError(
-            f"Expected argument `scale_bins` to be two or more rising edges, such as (0, 0.1, 1), but got {scale_bins!r}"
+            f"Expected argument `scale_bins` to be rising edges, such as (0, 0.1, 1), but got {scale_bins!r}"
         )
     return edges
 
@@ -186,7 +189,8 @@ def _encode_words(
     longer_sides = None if scale_bins is None else side.longer_image_sides()
     letters, letter_start, lengths = _letters(texts, rules, e2e)
     shapes = side.shapes()
-    char_start = starts_of(np.where(ignored | ~has_text, shapes.pseudo_length, lengths))
+    has_pseudo_length = ignored | ~has_text
+    char_start = starts_of(np.where(has_pseudo_length, shapes.pseudo_lengths(has_pseudo_length), lengths))
     threshold = rules.vertical_aspect_ratio_thresh
     if rules.aspect_by_height:
         threshold = 1.0 / threshold if threshold > 0 else float("inf")

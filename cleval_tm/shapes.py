@@ -18,6 +18,7 @@ from cleval_tm.kernels.measure import (
     REGULAR,
     cut_quads,
     inspect_rings,
+    measure_lengths,
     measure_shapes,
     overlapping_words,
 )
@@ -37,7 +38,7 @@ class Shapes:
         bounds: (S, 4) float64.
         area: (S,) float64.
         edges, edge_start, edge_end: (E, 6) float64; (regions,) int64. Region s is that of shape s.
-        pseudo_length, false_positive_chars: (S,) int64.
+        rectangle_aspect: (S,) float64, zeros where no style asks for it.
         irregular: (S,) bool.
         convex_quad: (S,) bool.
     """
@@ -47,15 +48,16 @@ class Shapes:
     ):
         self.style = style
         self.ring_start = ring_start
+        self.rectangle_aspect = _aspects(points, ring_start, style)
+        self._length_options = (by_height, cap)
+        self._points = points
         (
             self.rings,
             self.edges,
             self.bounds,
             self.area,
-            self.pseudo_length,
-            self.false_positive_chars,
             state,
-        ) = measure_shapes(points, ring_start, style, _aspects(points, ring_start, style), by_height, cap)
+        ) = measure_shapes(points, ring_start, style)
         self.edge_start: Ints = ring_start[:-1].copy()
         self.edge_end: Ints = ring_start[1:].copy()
         self.convex_quad: npt.NDArray[np.bool_] = state == REGULAR
@@ -63,6 +65,14 @@ class Shapes:
             inspect_rings(self.rings, ring_start, self.area, state)
         self.irregular: npt.NDArray[np.bool_] = state != REGULAR
         self._repair(np.flatnonzero(state == CROSSING))
+
+    def pseudo_lengths(self, asked: npt.NDArray[np.bool_]) -> Ints:
+        """Pseudo lengths (S,) of the shapes asked for (S,), 0 for the others."""
+        if not asked.any():
+            return np.zeros(len(asked), np.int64)
+        return measure_lengths(
+            self._points, self.ring_start, self.style, self.rectangle_aspect, asked, *self._length_options
+        )
 
     def add_regions(self, regions: npt.NDArray[Any]) -> int:
         """Append the edges of shapely geometries (R,); return the index of the first one's region."""
@@ -78,7 +88,7 @@ class Shapes:
         points, ring_of_point = points[kept], ring_of_point[kept]
         ring_start = np.searchsorted(ring_of_point, np.arange(len(rings) + 1))
         style = np.full(len(rings), POLYGON, np.uint8)
-        edges = measure_shapes(points, ring_start, style, np.zeros(len(rings)), False, 1)[1]
+        edges = measure_shapes(points, ring_start, style)[1]
         edges[is_hole[ring_of_point], SIGN] *= -1.0
         region_of_point = region_of_part[areal][part_of_ring][ring_of_point]
         bounds = len(self.edges) + np.searchsorted(region_of_point, np.arange(len(regions) + 1))
@@ -103,7 +113,7 @@ class Shapes:
         points, ring_start = cut_quads(self.rings, self.ring_start[pairs[:, 0]], self.ring_start[pairs[:, 1]])
         n = len(pairs)
         style = np.full(n, POLYGON, np.uint8)
-        _, edges, bounds, *_ = measure_shapes(points, ring_start, style, np.zeros(n), False, 1)
+        _, edges, bounds, *_ = measure_shapes(points, ring_start, style)
         edges[:, SIGN] *= -1.0
         added: list[Floats] = [self.edges]
         starts, ends = [], []

@@ -16,6 +16,7 @@ from cleval_tm.kernels.measure import (
     IRREGULAR,
     REGULAR,
     inspect_rings,
+    measure_lengths,
     measure_shapes,
     overlapping_words,
     shorter_sides,
@@ -33,12 +34,12 @@ def flat(*rings):
 def measured(*rings, style=QUAD):
     points, starts = flat(*rings)
     styles = np.full(len(rings), style, np.uint8)
-    return measure_shapes(points, starts, styles, np.zeros(len(rings)), False, 10)
+    return measure_shapes(points, starts, styles)
 
 
 def states(*rings):
     _points, starts = flat(*rings)
-    rings_, _, _, area, _, _, state = measured(*rings, style=POLYGON)
+    rings_, _, _, area, state = measured(*rings, style=POLYGON)
     inspect_rings(rings_, starts, area, state)
     return state.tolist()
 
@@ -58,18 +59,19 @@ def test_area_is_that_of_the_truncated_ring_whatever_its_direction():
 
 def test_an_area_that_is_but_rounding_is_none():
     lobes = [(0.1, 0.1), (10.3, 10.3), (10.3, 0.1), (0.1, 10.3)]
-    *_, area, _, _, _ = measured(lobes, style=POLYGON)
+    *_, area, _ = measured(lobes, style=POLYGON)
     assert area.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "pseudo_length", "false_positive_chars"),
-    [(30, 10, 3, 1), (10, 30, 3, 3), (10, 10, 2, 1), (1000, 10, 10, 1), (10, 1000, 10, 10)],
+    ("width", "height", "pseudo_length"),
+    [(30, 10, 3), (10, 30, 3), (10, 10, 2), (1000, 10, 10), (10, 1000, 10)],
 )
-def test_lengths_of_boxes(width, height, pseudo_length, false_positive_chars):
-    *_, pseudo, false_positive, _ = measured([(0, 0), (width, 0), (width, height), (0, height)])
-    assert pseudo.tolist() == [pseudo_length]
-    assert false_positive.tolist() == [false_positive_chars]
+def test_pseudo_lengths_of_boxes(width, height, pseudo_length):
+    points, starts = flat([(0, 0), (width, 0), (width, height), (0, height)], SQUARE)
+    styles = np.full(2, QUAD, np.uint8)
+    lengths = measure_lengths(points, starts, styles, np.zeros(2), np.array([True, False]), False, 10)
+    assert lengths.tolist() == [pseudo_length, 0]
 
 
 @pytest.mark.parametrize(

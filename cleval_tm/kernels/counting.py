@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cleval_tm.kernels._jit import Bools, Bytes, Ints, Letters, inner, kernel
+from cleval_tm.kernels.characters import lengths_of
 from cleval_tm.kernels.matching import Detections, Options, Pairs, Words, group_pairs
 
 DIAGONAL, UP, LEFT = range(3)
@@ -252,7 +253,9 @@ def count_sides(
     det_ignored: Bools,
     char_start: Ints,
     letter_start: Ints,
-    fp_chars: Ints,
+    detections: Detections,
+    det_first: int,
+    options: Options,
     row: Ints,
 ) -> None:
     """Fill the columns of ``row`` that tell of words or detections one by one."""
@@ -280,7 +283,16 @@ def count_sides(
         row[11] += length  # e2e_chars_det
         if det_matches[d] == 0:
             row[9] += 1  # false_positives
-            row[5] += fp_chars[d]  # det_fp_chars
+            s = det_first + d
+            row[5] += lengths_of(  # det_fp_chars
+                detections.points,
+                detections.ring_start[s],
+                detections.ring_start[s + 1],
+                detections.style[s],
+                detections.rectangle_aspect[s],
+                options.by_height,
+                options.pseudo_length_cap,
+            )[1]
         else:
             row[13] += length  # recognition_chars
         if det_matches[d] > 1:
@@ -373,7 +385,9 @@ def count_matches(
                 det_ignored[view, det_first - base : det_last - base],
                 char_start,
                 letter_start,
-                detections.false_positive_chars[det_first:det_last],
+                detections,
+                det_first,
+                options,
                 row,
             )
             count_labels(

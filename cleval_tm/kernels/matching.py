@@ -53,7 +53,8 @@ class Detections(NamedTuple):
     edges: Any  # (E, 6) float64
     edge_start: Any  # (S,) int64
     edge_end: Any  # (S,) int64
-    false_positive_chars: Any  # (S,) int64
+    points: Any  # (P, 2) float64, as given
+    rectangle_aspect: Any  # (S,) float64
     letters: Any  # (letters,) int32
     letter_start: Any  # (S + 1,) int64
     label: Any  # (S,) int64
@@ -81,6 +82,8 @@ class Options(NamedTuple):
     ignores_strictly: bool
     lcs_prefers_left: bool
     reads_text: bool
+    by_height: bool
+    pseudo_length_cap: int
 
 
 @inner

@@ -44,30 +44,25 @@ def is_convex(points: Floats, first: int) -> bool:
 
 @kernel
 def measure_shapes(
-    points: Floats, ring_start: Ints, style: Bytes, rectangle_aspect: Floats, by_height: bool, cap: int
-) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints, Bytes]:
+    points: Floats, ring_start: Ints, style: Bytes
+) -> tuple[Floats, Floats, Floats, Floats, Bytes]:
     """Measure many shapes.
 
     Args:
         points: (P, 2) float64, the shapes' points as given, one ring behind the other.
         ring_start: (S + 1,) int64.
         style: (S,) uint8, see :mod:`cleval_tm.kernels.characters`.
-        rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
-        by_height: whether a false positive's characters follow height / width.
-        cap: most pseudo characters of a shape.
 
     Returns:
-        (rings, edges, bounds, area, pseudo_length, false_positive_chars, state): the points of the rings that
+        (rings, edges, bounds, area, state): the points of the rings that
         areas and containment use (P, 2) float64, their edges (P, 6) float64, (S, 4) float64 left, top, right,
-        bottom of each ring, (S,) float64 its area >= 0, (S,) int64 twice, (S,) uint8 what was seen at once.
+        bottom of each ring, (S,) float64 its area >= 0, (S,) uint8 what was seen at once.
     """
     n = len(style)
     rings = np.empty(points.shape)
     edges = np.empty((len(points), EDGE_COLUMNS))
     bounds = np.empty((n, 4))
     area = np.empty(n)
-    pseudo_length = np.empty(n, np.int64)
-    false_positive_chars = np.empty(n, np.int64)
     state = np.empty(n, np.uint8)
     for s in range(n):
         first = ring_start[s]
@@ -97,10 +92,35 @@ def measure_shapes(
             state[s] = IRREGULAR
         else:
             state[s] = REGULAR if last - first == 4 and is_convex(rings, first) else UNKNOWN
-        pseudo_length[s], false_positive_chars[s] = lengths_of(
-            points, first, last, style[s], rectangle_aspect[s], by_height, cap
-        )
-    return rings, edges, bounds, area, pseudo_length, false_positive_chars, state
+    return rings, edges, bounds, area, state
+
+
+@kernel
+def measure_lengths(
+    points: Floats,
+    ring_start: Ints,
+    style: Bytes,
+    rectangle_aspect: Floats,
+    asked: Bools,
+    by_height: bool,
+    cap: int,
+) -> Ints:
+    """Pseudo lengths (S,) int64 of the shapes asked for (S,) bool, 0 for the others.
+
+    Args:
+        points, ring_start, style: as for :func:`measure_shapes`.
+        rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
+        asked: (S,) bool.
+        by_height: whether a false positive's characters follow height / width.
+        cap: most pseudo characters of a shape.
+    """
+    lengths = np.zeros(len(style), np.int64)
+    for s in range(len(style)):
+        if asked[s]:
+            lengths[s] = lengths_of(
+                points, ring_start[s], ring_start[s + 1], style[s], rectangle_aspect[s], by_height, cap
+            )[0]
+    return lengths
 
 
 @inner

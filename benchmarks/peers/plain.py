@@ -99,7 +99,7 @@ def compare(gts: list[Shape], dets: list[Shape], ignored: set[int], rules: CLEva
         region = gt.region
         if g in ignored:
             for other, word in enumerate(gts):
-                if other not in ignored:
+                if other not in ignored and not word.region.is_empty:
                     region = region.difference(word.region)
         centres = gt.centres()
         pairs.ap.append(

@@ -151,14 +151,14 @@ def draw(measured: list[Measured], path: Path) -> None:
     left.set(xscale="log", xlabel="seconds, less is better", title="The same work in the same run")
     left.set_yticks(range(len(claims)), [claim.name.replace(", ", "\n") for claim in reversed(claims)])
     left.margins(x=0.15)
-    left.legend(loc="lower right")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     for one in measured:
         if "words" in one.figures and "seconds" in one.figures:
             slope = one.figures["exponent_of_time"]
             label = f"{one.what.split(':')[-1].strip() if one.role == 'ours' else 'cleval 0.1.1'}: exponent {slope:.2f}"
             right.plot(one.figures["words"], one.figures["seconds"], "o-", label=label)
     right.set(xscale="log", yscale="log", xlabel="words in one image", ylabel="seconds", title="Growth")
-    right.legend()
+    right.legend(loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

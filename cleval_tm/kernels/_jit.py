@@ -91,8 +91,9 @@ def _user_cache() -> Path:
 class _Locator(_CacheLocator):  # type: ignore[misc]
     """Tells numba where a kernel's machine code lies and which sources it belongs to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, py_file: str) -> None:
         self._folder = folder
+        self._py_file = py_file  # numba names it where it cannot cache
 
     def get_cache_path(self) -> str:
         return str(self._folder)
@@ -106,7 +107,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator | None:
         folder = cache_folder()
-        return None if folder is None else cls(folder)
+        return None if folder is None else cls(folder, py_file)
 
 
 class _KernelCacheImpl(CompileResultCacheImpl):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import numpy as np
 
 from cleval_tm.kernels._jit import Floats, Ints, inner
 
-LEFT_X, LEFT_Y, RIGHT_X, RIGHT_Y, SLOPE, SIGN = range(6)
+SIGN = 5
 EDGE_COLUMNS = 6
 
 

@@ -205,6 +205,25 @@ def test_epochs_shorter_than_a_window(tmp_path: Path) -> None:
     assert analyze_trace(tmp_path / "trace_12.json").phases["train"].steps == 2
 
 
+class SlowToStart(DataLoader[torch.Tensor]):
+    """Takes long to start an epoch, as many workers do."""
+
+    def __iter__(self) -> Any:
+        time.sleep(0.3)
+        return super().__iter__()
+
+
+def test_the_start_of_an_epoch_is_part_of_the_first_wait_in_trace_and_record(tmp_path: Path) -> None:
+    train = SlowToStart(Points(40), batch_size=4)
+    fit(StepTraceCallback(tmp_path, every_n_steps=14, warmup=1, active=6), train, max_steps=20)
+    waits = analyze_trace(tmp_path / "trace_14.json").phases["train"]  # steps 9 to 14, an epoch ends after 10
+    assert waits.steps == 5
+    assert (waits.longest_wait_step, waits.longest_wait >= 0.3) == (1, True)
+    second = only_record(tmp_path).epochs[1]
+    assert second.end - second.start >= 0.3
+    assert second.step == 11
+
+
 def test_the_sanity_check_is_not_recorded(tmp_path: Path) -> None:
     fit(StepTraceCallback(tmp_path), loader(16), loader(40), max_epochs=1, num_sanity_val_steps=2)
     assert sum(wait.phase == "val" for wait in only_record(tmp_path).waits) == 10

@@ -508,32 +508,45 @@ def test_restore_names_what_cannot_be_found():
     assert model.seen == 0
 
 
-def epoch(ends, whole=True, startup=0.0, wall=None):
-    return Epoch(ends=ends, waits=[0.0] * len(ends), startup=startup, wall=wall or ends[-1], whole=whole)
+def epoch(ends, whole=True, waits=None, last_wait=0.0, wall=None):
+    waits = waits or [0.0] * len(ends)
+    return Epoch(ends=ends, waits=waits, last_wait=last_wait, wall=wall or ends[-1], whole=whole)
 
 
 def test_cost_of_whole_epochs_counts_their_start_and_end():
     one = epoch([1.0, 1.1, 1.2, 1.3], wall=1.5)
-    assert cost([one, one], 4, 2, persistent=False)[0] == pytest.approx(1.5 / 4)
+    assert cost([one, one], 4, 2, persistent=False).seconds_per_step == pytest.approx(1.5 / 4)
     later = epoch([0.1, 0.2, 0.3, 0.4], wall=0.4)
-    assert cost([one, later], 4, 2, persistent=True)[0] == pytest.approx(0.1)
+    assert cost([one, later], 4, 2, persistent=True).seconds_per_step == pytest.approx(0.1)
 
 
 def test_cost_of_a_cut_epoch_is_continued_at_the_later_pace():
     # 2 s of start, then 0.1 s a step; 100 steps an epoch take 2 + 10 s.
-    ends = [2 + 0.1 * (n + 1) for n in range(20)]
-    seconds, steady = cost([epoch(ends, whole=False)], 100, 1, persistent=False)
-    assert seconds == pytest.approx(0.12)
-    assert steady == pytest.approx(0.1)
-    assert cost([epoch(ends, whole=False)], None, 1, persistent=False)[0] == pytest.approx(0.1)
-    assert cost([epoch(ends, whole=False)], 100, 1, persistent=True)[0] == pytest.approx(0.1)
+    cut = epoch([2 + 0.1 * (n + 1) for n in range(20)], whole=False)
+    found = cost([cut], 100, 1, persistent=False)
+    assert found.seconds_per_step == pytest.approx(0.12)
+    assert found.steady == pytest.approx(0.1)
+    assert cost([cut], None, 1, persistent=False).seconds_per_step == pytest.approx(0.1)
+    assert cost([cut], 100, 1, persistent=True).seconds_per_step == pytest.approx(0.1)
 
 
 def test_pace_of_bursts_is_taken_over_whole_bursts():
     # Four workers deliver four batches together each second, wherever the trial was cut.
     ends = [1.0 + n // 4 for n in range(40)]
     for steps in range(20, 40):
-        assert cost([epoch(ends[:steps], whole=False)], None, 4, persistent=False)[1] == pytest.approx(0.25)
+        found = cost([epoch(ends[:steps], whole=False)], None, 4, persistent=False)
+        assert found.steady == pytest.approx(0.25)
+
+
+def test_wait_share_counts_the_start_of_workers_and_their_end_as_often_as_training_has_them():
+    # 0.5 s until the first batch, 0.02 s of waiting in each of the other steps of 0.1 s, 0.1 s to end the workers.
+    one = epoch([0.58, 0.68, 0.78, 0.88], waits=[0.5, 0.02, 0.02, 0.02], last_wait=0.1, wall=1.0)
+    assert cost([one, one], 4, 2, persistent=False).wait_share == pytest.approx(0.66)
+    later = epoch([0.1, 0.2, 0.3, 0.4], waits=[0.02] * 4, wall=0.4)
+    assert cost([one, later], 4, 2, persistent=True).wait_share == pytest.approx(0.2)
+    cut = epoch([0.5 + 0.1 * (n + 1) for n in range(20)], waits=[0.52, *[0.02] * 19], whole=False)
+    assert cost([cut], 100, 2, persistent=False).wait_share == pytest.approx((0.5 + 100 * 0.02) / 10.5)
+    assert cost([cut], None, 2, persistent=False).wait_share == pytest.approx(0.2)
 
 
 def test_bytes_of_a_batch():

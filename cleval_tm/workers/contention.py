@@ -16,9 +16,10 @@ _NOTABLE = 0.25
 
 @dataclass
 class CpuTime:
-    """CPU seconds of this process and of the children it waited for."""
+    """CPU seconds of this process and of the children it waited for, in so many seconds of wall time."""
 
     seconds: float = 0.0
+    wall: float = 0.0
 
 
 class Contention:
@@ -41,11 +42,11 @@ class Contention:
         try:
             yield use
         finally:
-            wall = time.perf_counter() - begin
+            use.wall = time.perf_counter() - begin
             use.seconds = _own_seconds() - own
-            if busy is not None and wall > 0.2:  # the kernel's clock ticks in hundredths
+            if busy is not None and use.wall > 0.2:  # the kernel's clock ticks in hundredths
                 after = _busy(self._cpus)
-                self._others.append(max(0.0, ((after or 0.0) - busy - use.seconds) / wall))
+                self._others.append(max(0.0, ((after or 0.0) - busy - use.seconds) / use.wall))
 
     def note(self, budget: float) -> str | None:
         """A warning with the figure, if others left less than the budget; else None."""

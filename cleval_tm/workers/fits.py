@@ -15,20 +15,21 @@ from typing import Any
 
 from cleval_tm.workers import loaders as loading
 from cleval_tm.workers.contention import Contention
-from cleval_tm.workers.epochs import Epoch, cost
+from cleval_tm.workers.epochs import Epoch
 from cleval_tm.workers.guard import (
     GRACE,
     StepError,
     Watch,
-    described,
     end_workers,
+    guarded,
     is_of_loading,
-    quiet,
     synchronize,
 )
 from cleval_tm.workers.memory import MemoryUse
 from cleval_tm.workers.search import Setting, Trial
+from cleval_tm.workers.trial import measured, options_of
 
+_END = object()
 _FEWEST_STEPS = 8
 _LOADED = ("_combined_loader", "_data_source", "_data_fetcher")
 _LIMITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
@@ -102,43 +103,36 @@ class FitTrials:
         return self._run(setting)
 
     def _run(self, setting: Setting | None) -> Trial:
-        before = {child.pid for child in loading.living_workers(set()) if child.pid is not None}
         made: list[Any] = []
-        with quiet(), _silent(), Watch(self._timeout + GRACE) as watch:
-            steps = max(self._steps or 0, 3 * setting.num_workers if setting else 0)
-            clock = _clock(self._trainer, self._verb, steps, watch)
+        watch = Watch(self._timeout + GRACE)
+        steps = max(self._steps or 0, 3 * setting.num_workers if setting else 0)
+        clock = _clock(self._trainer, self._verb, steps, watch)
+
+        def run(before: set[int]) -> Trial:
             try:
-                trial = self._measured(setting, clock, made, before)
+                with _silent():
+                    return self._measured(setting, clock, made, before)
             except Exception as error:
-                if clock.in_step and not is_of_loading(error):
+                of_the_user = clock.in_step or (setting is None and not made)
+                if of_the_user and not is_of_loading(error):
                     raise StepError from error
-                if setting is None and not made:
-                    raise
-                for child in loading.living_workers(before):
-                    child.terminate()
-                error.__traceback__ = None
-                trial = Trial(failure=described(error, self._timeout))
+                raise
             finally:
                 clock.probe = None
-                end_workers(before)
-        if not made:
-            return trial
-        one = next(loading.leaves(made[-1]))
-        persistent = one.persistent_workers if one.num_workers else None
-        return replace(trial, prefetch_factor=one.prefetch_factor, persistent_workers=persistent)
+
+        trial = guarded(run, watch, self._timeout)
+        return replace(trial, **options_of(made[-1])) if made else trial
 
     def _measured(self, setting: Setting | None, clock: Any, made: list[Any], before: set[int]) -> Trial:
         twin = self._twin()
         twin.callbacks = [clock]
         clock.probe = lambda: self._memory(made[-1], before)
         with self._loaders_changed(setting, clock, made), self.contention.watched() as use:
-            begin = time.perf_counter()
             while not clock.enough:
                 taken = clock.batches
                 self._run_twin(twin, clock.steps)
                 if clock.batches == taken:
                     break
-            wall = time.perf_counter() - begin
             self._model.trainer = None  # it holds the copy, that its iterators, and these their workers
             del twin
             for loaders in made:
@@ -147,17 +141,7 @@ class FitTrials:
         epochs = [epoch for epoch in clock.epochs if epoch.ends]
         if not epochs:
             raise ValueError(f"`{self._loader}` gives no batch")
-        one = next(loading.leaves(made[-1]))
-        seconds, steady = cost(epochs, self.length, one.num_workers, one.persistent_workers)
-        return Trial(
-            seconds_per_step=seconds,
-            steady=steady,
-            wait_share=min(1.0, clock.waited / sum(epoch.wall for epoch in epochs)),
-            cpu_use=use.seconds / wall / self._cpus,
-            memory_bytes=clock.memory,
-            startup_s=min(epoch.startup for epoch in epochs),
-            steps=clock.batches,
-        )
+        return replace(measured(epochs, self.length, made[-1], use, self._cpus), memory_bytes=clock.memory)
 
     def _memory(self, loaders: Any, before: set[int]) -> int | None:
         one = next(loading.leaves(loaders))
@@ -250,11 +234,11 @@ class _Clock:
         self.fitting = verb == "fit"
         self.length: int | None = None
         self.batches = 0
-        self.waited = 0.0
         self.epochs: list[Epoch] = []
         self.memory: int | None = None
         self.probe: Callable[[], int | None] | None = None
         self._start = 0.0
+        self._waited = 0.0
         for event in ("batch_start", "batch_end", "epoch_end"):
             setattr(self, f"on_{_HOOKS[verb]}_{event}", getattr(self, f"_{event}"))
 
@@ -265,16 +249,26 @@ class _Clock:
     def begins(self) -> None:
         """The Trainer asks for its loaders: the first epoch starts."""
         self.watch.arm()
-        self._start = time.perf_counter()
+        self._start, self._waited = time.perf_counter(), 0.0
         self.epochs.append(Epoch())
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A loader is asked for its batches, or for the next one."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter() - begin
+
+    def _waited_since(self) -> float:
+        waited, self._waited = self._waited, 0.0
+        return waited
+
     def _batch_start(self, trainer: Any, *_: Any) -> None:
-        got = time.perf_counter()
         self.watch.arm()
         self.in_step = True
-        epoch = self.epochs[-1]
-        if not epoch.ends:
-            epoch.startup = got - self._start
+        self.epochs[-1].waits.append(self._waited_since())
         self.batches += 1
 
     def _batch_end(self, trainer: Any, *_: Any) -> None:
@@ -291,6 +285,7 @@ class _Clock:
 
     def _epoch_end(self, trainer: Any, *_: Any) -> None:
         epoch = self.epochs[-1]
+        epoch.last_wait = self._waited_since()
         epoch.whole = trainer.is_last_batch if self.fitting else len(epoch.ends) >= (self.length or math.inf)
         self._start = time.perf_counter()
         self.epochs.append(Epoch())
@@ -304,9 +299,8 @@ def _timed(kind: type[Any], clock: _Clock) -> type[Any]:
     """
 
     def batches(loader: Any) -> Iterator[Any]:
-        begin = time.perf_counter()
-        iterator = kind.__iter__(loader)
-        clock.waited += time.perf_counter() - begin
+        with clock.waiting():
+            iterator = kind.__iter__(loader)
         return _watched(iterator, clock)
 
     return type(kind.__name__, (kind,), {"__iter__": batches})
@@ -314,13 +308,10 @@ def _timed(kind: type[Any], clock: _Clock) -> type[Any]:
 
 def _watched(iterator: Iterator[Any], clock: _Clock) -> Iterator[Any]:
     while True:
-        begin = time.perf_counter()
-        try:
-            batch = next(iterator)
-        except StopIteration:
+        with clock.waiting():
+            batch = next(iterator, _END)
+        if batch is _END:
             return
-        finally:
-            clock.waited += time.perf_counter() - begin
         yield batch
 
 

@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
 from cleval_tm.workers.loaders import living_workers
+from cleval_tm.workers.search import Trial
 
 GRACE = 5.0
 """Seconds that workers get to end by themselves."""
@@ -68,11 +69,38 @@ class Watch:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without DataLoader's warning about many workers: whether they are too many is being measured."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         yield
+
+
+def guarded(run: Callable[[set[int]], Trial], watch: Watch, timeout: float) -> Trial:
+    """Run a trial so that no worker outlives it, and whatever loading raises becomes its failure.
+
+    Args:
+        run: Gets the ids of the children that are there already.
+        watch: Guards against hangs without workers.
+        timeout: Seconds without a batch after which the trial counted as hung, for the failure's words.
+
+    Raises:
+        StepError: If ``run`` does.
+    """
+    before = {child.pid for child in living_workers(set()) if child.pid is not None}
+    try:
+        with _quiet(), watch:
+            return run(before)
+    except StepError:
+        raise
+    except Exception as error:
+        # DataLoader waits five seconds for each worker that hangs; told to end first, they go at once.
+        for child in living_workers(before):
+            child.terminate()
+        error.__traceback__ = None  # its frames hold the iterator, and that its workers
+        return Trial(failure=_described(error, timeout))
+    finally:
+        end_workers(before)
 
 
 def end_workers(before: set[int]) -> None:
@@ -95,7 +123,7 @@ def synchronize() -> None:
         torch.mps.synchronize()
 
 
-def described(error: Exception, timeout: float) -> str:
+def _described(error: Exception, timeout: float) -> str:
     if isinstance(error, Hung) or "timed out after" in str(error):
         return f"no batch for {timeout:g} s (hung)"
     lines = [line for line in str(error).strip().splitlines() if line.strip()]

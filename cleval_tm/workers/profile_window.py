@@ -60,7 +60,7 @@ class ProfileWindow:
         return self._left == 0
 
     def close(self) -> None:
-        for action in list(self._labels):
+        for action in reversed(list(self._labels)):  # the innermost first
             self.leave(action)
         self._profile.stop()
 

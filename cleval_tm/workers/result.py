@@ -31,7 +31,8 @@ class WorkerResult:
         times: Seconds per step of each repeat, epoch boundaries included.
         rounds: Number of the round that each repeat belongs to; repeats of one round (over all candidates)
             ran right after one another. Same length as ``times``; left out, it is ``0, 1, 2, ...``.
-        wait_share: Share of the time in which the loop waited for a batch, 0 to 1; None if unknown.
+        wait_share: Share of the time in which the loop waited for a batch (or, at the start of an epoch, for
+            its workers), 0 to 1; None if unknown.
         cpu_use: CPU time of the main process and all workers over wall time and budget: 1.0 is "all CPUs of
             the budget busy"; None if unknown.
         memory_bytes: Memory of all workers together (PSS: shared pages counted once), in bytes; None if

@@ -30,6 +30,7 @@ _FETCHES = {
     ".test_next": "test",
     ".predict_next": "predict",
 }
+_STARTING = "start of an epoch"
 _STEPS = {".validation_step": "val", ".test_step": "test", ".predict_step": "predict"}
 
 
@@ -85,6 +86,8 @@ class RunRecorder:
             self._was_profiled = False
         if self._window is not None:
             self._window.leave(action)
+            if event == "wait":
+                self._window.leave(_STARTING)
 
     def _write(self, event: str, phase: str, start: float, end: float, profiled: bool) -> None:
         self._record.span(event, phase, self._steps[phase] + 1, start, end, profiled)
@@ -113,6 +116,9 @@ class RunRecorder:
         write_json(self._folder / f"settings{self._suffix}.json", self._settings)
 
     def begin_epoch(self) -> None:
+        """From here to the end of the first fetch is one wait: the workers start, then bring a batch."""
+        if self._window is not None:
+            self._window.enter(_STARTING, wait_label("train"))
         self._epoch_began = self._record.clock()
 
     def begin_evaluation(self, phase: str) -> None:

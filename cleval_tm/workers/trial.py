@@ -8,21 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 from cleval_tm.workers import loaders as loading
-from cleval_tm.workers.contention import Contention
+from cleval_tm.workers.contention import Contention, CpuTime
 from cleval_tm.workers.epochs import Epoch, cost
 from cleval_tm.workers.guard import (
     GRACE,
     StepError,
     Watch,
-    described,
     end_workers,
+    guarded,
     is_of_loading,
-    quiet,
     synchronize,
 )
 from cleval_tm.workers.memory import MemoryUse
 from cleval_tm.workers.search import Setting, Trial
 
+_END = object()
 _FEWEST_STEPS = 8
 _LONGEST = 8
 
@@ -66,27 +66,10 @@ class LoaderTrials:
         Raises:
             StepError: If the step raised.
         """
-        before = {child.pid for child in loading.living_workers(set()) if child.pid is not None}
         built = self._source.build(setting, self._timeout)
-        first = next(loading.leaves(built))
-        options: dict[str, Any] = {
-            "prefetch_factor": first.prefetch_factor,
-            "persistent_workers": first.persistent_workers if setting.num_workers else None,
-        }
-        try:
-            with quiet(), Watch(self._timeout + GRACE * (setting.num_workers > 0)) as watch:
-                trial = self._measured(built, setting, watch, before)
-        except StepError:
-            raise
-        except Exception as error:
-            # DataLoader waits five seconds for each worker that hangs; told to end first, they go at once.
-            for child in loading.living_workers(before):
-                child.terminate()
-            error.__traceback__ = None  # its frames hold the iterator, and that its workers
-            return Trial(failure=described(error, self._timeout), **options)
-        finally:
-            del built, first
-            end_workers(before)
+        options = options_of(built)
+        watch = Watch(self._timeout + GRACE * (setting.num_workers > 0))
+        trial = guarded(lambda before: self._measured(built, setting, watch, before), watch, self._timeout)
         return replace(trial, **options)
 
     def warm_up(self, setting: Setting) -> None:
@@ -119,21 +102,11 @@ class LoaderTrials:
                 if not epochs[-1].ends:
                     raise ValueError(_no_batch(built))
             memory = self._memory(built, setting, watch, before)
-            wall = time.perf_counter() - begin
             loading.forget_workers(built)
             end_workers(before)
         if epochs[0].whole:
             self.epoch_lengths.setdefault(setting.num_workers, len(epochs[0].ends))
-        seconds, steady = cost(epochs, known, setting.num_workers, one.persistent_workers)
-        return Trial(
-            seconds_per_step=seconds,
-            steady=steady,
-            wait_share=sum(sum(e.waits) for e in epochs) / sum(e.wall for e in epochs),
-            cpu_use=use.seconds / wall / self._cpus,
-            memory_bytes=memory,
-            startup_s=min(e.startup for e in epochs),
-            steps=sum(len(e.ends) for e in epochs),
-        )
+        return replace(measured(epochs, known, one, use, self._cpus), memory_bytes=memory)
 
     def _enough(self, epochs: list[Epoch], begin: float, persistent: bool) -> bool:
         if not epochs:
@@ -150,22 +123,23 @@ class LoaderTrials:
         fewest = max(_FEWEST_STEPS, 3 * setting.num_workers)
         watch.arm()
         start = clock()
+        asked = start
         iterator = loading.batches(built, self._source.in_turn)
         while True:
-            asked = clock()
             batch = next(iterator, _END)
             got = clock()
             if batch is _END:
+                epoch.last_wait = got - asked
                 epoch.whole = True
                 break
             if not epoch.ends:
-                epoch.startup = got - start
                 self.memory.saw(batch)
             watch.arm()
             self._run_step(batch)
             watch.arm()
             epoch.waits.append(got - asked)
-            epoch.ends.append(clock() - start)
+            asked = clock()
+            epoch.ends.append(asked - start)
             if len(epoch.ends) == self._cut:
                 epoch.whole = True
                 break
@@ -204,7 +178,25 @@ class LoaderTrials:
         return self.memory.measure(setting.num_workers, next(loading.leaves(built)).prefetch_factor, before)
 
 
-_END = object()
+def options_of(loaders: Any) -> dict[str, Any]:
+    """The other settings under which a trial ran, as fields of :class:`~cleval_tm.workers.search.Trial`."""
+    one = next(loading.leaves(loaders))
+    persistent = one.persistent_workers if one.num_workers else None
+    return {"prefetch_factor": one.prefetch_factor, "persistent_workers": persistent}
+
+
+def measured(epochs: list[Epoch], length: int | None, loaders: Any, use: CpuTime, cpus: float) -> Trial:
+    """What epochs of ``length`` batches cost that were run with ``loaders``, wholly or in part."""
+    one = next(loading.leaves(loaders))
+    found = cost(epochs, length, one.num_workers, one.persistent_workers)
+    return Trial(
+        seconds_per_step=found.seconds_per_step,
+        steady=found.steady,
+        wait_share=found.wait_share,
+        cpu_use=use.seconds / use.wall / cpus,
+        startup_s=min(epoch.waits[0] for epoch in epochs),
+        steps=sum(len(epoch.ends) for epoch in epochs),
+    )
 
 
 def _no_batch(built: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 TOLERANCE = 0.05
@@ -18,11 +18,14 @@ TOLERANCE = 0.05
 NOT_SLOWER = 0.02
 """How far above the current value a suggestion may measure (a clock's scatter) and not count as slower."""
 
-AT_MOST = 0.10
+AT_MOST = 0.07
 """However large the noise, a candidate this far above the best does not count as equal."""
 
 UNCLEAR = 0.15
 """A comparison with more noise than this cannot tell two candidates apart."""
+
+# Three repeats tell little about their own noise; that of all candidates counts as much as so many repeats more.
+_SHARED = 4
 
 # The median absolute deviation of few values is too small on average; factors of Croux and Rousseeuw (1992).
 _SMALL_SAMPLE = {2: 1.196, 3: 1.495, 4: 1.363, 5: 1.206, 6: 1.200, 7: 1.140, 8: 1.129, 9: 1.107}
@@ -58,11 +61,13 @@ class Comparison:
         ratio: Its time over the other's: 1.1 is 10 % slower.
         noise: How far ``ratio`` may be off, relative (0.03 is 3 %); twice the standard error of the median.
         paired: Whether the ratios were taken within rounds.
+        repeats: How many repeats ``ratio`` rests on.
     """
 
     ratio: float
     noise: float
     paired: bool
+    repeats: int = 1
 
     @property
     def unclear(self) -> bool:
@@ -105,11 +110,12 @@ def compare(times: Mapping[int, float], other: Mapping[int, float], *, paired: b
     shared = sorted(times.keys() & other.keys())
     if paired and len(shared) >= 2:
         logs = [math.log(times[key] / other[key]) for key in shared]
-        return Comparison(math.exp(median(logs)), _median_noise(scatter(logs), len(logs)), True)
+        return Comparison(math.exp(median(logs)), _median_noise(scatter(logs), len(logs)), True, len(logs))
     mine = [math.log(value) for value in times.values()]
     theirs = [math.log(value) for value in other.values()]
     noise = math.hypot(_median_noise(scatter(mine), len(mine)), _median_noise(scatter(theirs), len(theirs)))
-    return Comparison(math.exp(median(mine) - median(theirs)), noise, False)
+    repeats = min(len(mine), len(theirs))
+    return Comparison(math.exp(median(mine) - median(theirs)), noise, False, repeats)
 
 
 def _median_noise(deviation: float, n: int) -> float:
@@ -150,7 +156,8 @@ def choose(
         paired: Whether equal round numbers mean "measured right after one another".
 
     Returns:
-        The choice. While it is inconclusive it keeps the current value, unless that is likely slower.
+        The choice. While it is inconclusive, its suggestion is the likeliest value: the fewest workers that measured
+        as fast as the fastest, and no slower than the current value.
 
     Raises:
         ValueError: If no candidate has a time.
@@ -169,31 +176,29 @@ def choose(
     against = _share_noise(
         {w: compare(measured[w], measured[fastest], paired=paired) for w in measured if w != fastest}
     )
-    against[fastest] = Comparison(1.0, 0.0, paired)
+    against[fastest] = Comparison(1.0, 0.0, paired, len(measured[fastest]))
     equal = tuple(sorted(w for w, result in against.items() if result.equal))
     unclear = tuple(sorted(w for w, result in against.items() if result.unclear))
     hidden = [w for w in unclear if w < equal[0] or against[w].hides_a_gain(AT_MOST)]
     if current is not None and current in unclear and against[current].hides_a_gain(TOLERANCE):
         hidden.append(current)
-    wanted = [_best_guess(against, current)] if hidden else list(equal)
+    wanted = [_likeliest(against)] if hidden else list(equal)
     against_current = None
     if current in measured:
         compared = {w: compare(measured[w], measured[current], paired=paired) for w in (*wanted, current)}
-        wanted = [w for w in (*wanted, current) if not compared[w].slower]
+        wanted = [w for w in (*wanted, current) if not _slower(compared[w], bool(hidden))]
         against_current = compared[wanted[0]]
     return Choice(wanted[0], fastest, equal, unclear, not hidden, against, against_current)
 
 
-def _best_guess(against: Mapping[int, Comparison], current: int | None) -> int:
-    """Without a clear answer: the current value, unless it is slower more likely than not; else the likeliest."""
-    # The noise is two standard errors, so half of one is where "slower" has odds of about two to one.
-    if (
-        current is not None
-        and current in against
-        and math.log(against[current].ratio) <= against[current].noise / 4
-    ):
-        return current
+def _likeliest(against: Mapping[int, Comparison]) -> int:
+    """Without a clear answer: the fewest that measured as fast as the fastest, whatever the noise."""
     return min(w for w, result in against.items() if result.ratio <= 1 + TOLERANCE)
+
+
+def _slower(than_current: Comparison, guessed: bool) -> bool:
+    """Whether a suggestion is slower than the current value. A guess gets no allowance for its noise."""
+    return than_current.ratio > 1 + NOT_SLOWER if guessed else than_current.slower
 
 
 def _fastest(measured: Mapping[int, Mapping[int, float]], paired: bool) -> int:
@@ -207,7 +212,14 @@ def _fastest(measured: Mapping[int, Mapping[int, float]], paired: bool) -> int:
 
 
 def _share_noise(against: Mapping[int, Comparison]) -> dict[int, Comparison]:
-    """Raise implausibly small noise to the typical one: three repeats agree by luck now and then."""
-    known = [result.noise for result in against.values() if math.isfinite(result.noise)]
-    typical = median(known) if known else 0.0
-    return {w: Comparison(r.ratio, max(r.noise, typical), r.paired) for w, r in against.items()}
+    """Draw each candidate's noise towards the typical one: of three repeats, some agree or differ by luck."""
+    single = {w: r.noise * math.sqrt(r.repeats) for w, r in against.items() if math.isfinite(r.noise)}
+    if not single:
+        return dict(against)
+    typical = median(single.values())
+    shared = dict(against)
+    for workers, own in single.items():
+        result, weight = against[workers], against[workers].repeats - 1
+        drawn = math.sqrt((weight * own**2 + _SHARED * typical**2) / (weight + _SHARED))
+        shared[workers] = replace(result, noise=drawn / math.sqrt(result.repeats))
+    return shared

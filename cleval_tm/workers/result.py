@@ -171,8 +171,8 @@ class WorkerSweep:
         """The number of workers to use.
 
         The fewest workers whose time per step is within the measured noise of the fastest (or within 5 % of
-        it), never a value that measured slower than the current one. While the sweep is inconclusive the
-        current value stays, unless it is likely slower.
+        it), never a value that measured slower than the current one. While the sweep is inconclusive it is
+        the likeliest value: the fewest that measured as fast as the fastest, whatever the noise.
 
         Raises:
             RuntimeError: If no candidate could be measured.

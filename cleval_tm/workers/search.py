@@ -18,7 +18,7 @@ LADDER = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 _HELPS = 0.97
 _PAST_THE_BEST = 2
-_PATIENCE = 1.5
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Search:
         current: The value in use now; always measured.
         candidates: Exactly these, with 0 and ``current``; None climbs :data:`LADDER` as long as it helps.
         repeats: Rounds for every candidate.
-        max_repeats: Rounds for candidates still unclear then, for one and a half times as long again.
+        max_repeats: Rounds for candidates still unclear then, for twice as long again.
         progress: Told before each trial: what comes, seconds gone, seconds left (an estimate).
     """
 
@@ -133,7 +133,7 @@ class Search:
         current: int | None = None,
         candidates: Sequence[int] | None = None,
         repeats: int = 3,
-        max_repeats: int = 9,
+        max_repeats: int = 15,
         progress: Progress | None = None,
     ) -> None:
         self._measure = measure

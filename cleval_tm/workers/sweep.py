@@ -30,7 +30,7 @@ def sweep_workers(
     current: int | None = None,
     loader: str | None = None,
     repeats: int = 3,
-    max_repeats: int = 9,
+    max_repeats: int = 15,
     seconds: float = 1.5,
     timeout: float = 60.0,
     steps_per_epoch: int | None = None,

@@ -34,7 +34,7 @@ def tune_workers(
     loader: str = "train_dataloader",
     candidates: Sequence[int] | None = None,
     repeats: int = 3,
-    max_repeats: int = 9,
+    max_repeats: int = 15,
     seconds: float = 2.0,
     max_steps: int | None = None,
     timeout: float = 60.0,

@@ -126,6 +126,21 @@ def test_keeps_everything_else_of_the_loader():
     assert (without.prefetch_factor, without.persistent_workers, without.timeout) == (None, False, 0)
 
 
+class SlowToStart(DataLoader):
+    """Takes long to start an epoch, as many workers do."""
+
+    def __iter__(self):
+        time.sleep(0.2)
+        return super().__iter__()
+
+
+def test_the_start_of_an_epoch_is_waiting():
+    sweep = sweep_workers(SlowToStart(Numbers(), batch_size=4), 0.001, candidates=[], **QUICK)
+    assert sweep.row(0).startup_s >= 0.2
+    assert sweep.row(0).wait_share > 0.5
+    assert sweep.row(0).seconds_per_step >= 0.2 / 6
+
+
 def test_worker_init_fn_runs():
     with multiprocessing.Manager() as manager:
         started = manager.list()

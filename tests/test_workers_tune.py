@@ -200,6 +200,18 @@ def test_the_transfer_to_the_device_is_no_waiting_for_data(tmp_path):
     assert sweep.row(0).wait_share < 0.5
 
 
+def test_the_start_of_an_epoch_is_waiting(tmp_path):
+    class SlowToStart(DataLoader):
+        def __iter__(self):
+            time.sleep(0.2)
+            return super().__iter__()
+
+    loader = SlowToStart(Points(), batch_size=4)
+    sweep = tune_workers(trainer_in(tmp_path), Model(), dataloaders=loader, **QUICK)
+    assert sweep.row(0).startup_s >= 0.2
+    assert sweep.row(0).wait_share > 0.5
+
+
 def test_max_steps_and_limits(tmp_path):
     tune_workers(trainer_in(tmp_path, limit_train_batches=2), Model(), Data(num_workers=0), **QUICK)
     assert len(CALLS) == 6 * 4  # a warm-up and three rounds of one candidate, two batches an epoch

@@ -160,7 +160,8 @@ def test_analyze_traces(tmp_path: Path) -> None:
     assert "trace_100.json" in several.stdout
 
 
-def test_analyze_a_multirun(tmp_path: Path) -> None:
+def test_analyze_a_multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for number, wait in enumerate((60, 10)):
         folder = tmp_path / "run" / str(number)
         (folder / ".hydra").mkdir(parents=True)
@@ -171,6 +172,7 @@ def test_analyze_a_multirun(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "loaders.train, one run each" in result.stdout
     assert "now" in result.stdout
+    assert "suggested" in result.stdout
     sweep = WorkerSweep.from_json(tmp_path / "s.json")
     assert (sweep.single_run, sweep.loader, sweep.current) == (True, "loaders.train", 2)
 

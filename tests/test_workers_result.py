@@ -182,6 +182,7 @@ def test_explains_in_words():
     ("row", "words"),
     [
         ({"wait_share": 0.5, "cpu_use": 0.97}, "the CPUs are the bottleneck"),
+        ({"wait_share": 0.5, "cpu_use": 0.85}, "the CPUs are the bottleneck"),
         ({"wait_share": 0.5, "cpu_use": 0.3}, "loading is the bottleneck, but not for want of CPU"),
         (
             {"wait_share": 0.5, "cpu_use": 0.3, "steady": 0.012},

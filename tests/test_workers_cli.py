@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 pytest.importorskip("ruamel.yaml")
 
-from cleval_tm.cli.workers import app
+from cleval_tm.cli.console import say
+from cleval_tm.cli.workers import _sweep_table, app
 from cleval_tm.workers import WorkerSweep
 from cleval_tm.workers.result import WorkerResult
 
@@ -221,6 +222,21 @@ def test_sweep_measures_a_users_own_loader(tmp_path: Path) -> None:
     assert sweep.explain() in done.stdout
     assert [row.num_workers for row in sweep.results] == [0, 2]
     assert all(len(row.times) >= 3 for row in sweep.results)
+
+
+def test_the_table_of_a_sweep_fits_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    base: dict[str, Any] = {"wait_share": 0.4, "cpu_use": 1.0, "startup_s": 10.25, "steps": 1000}
+    two = WorkerResult(2, times=(0.1234, 0.1234), prefetch_factor=2, persistent_workers=False, **base)
+    with_more = [
+        WorkerResult(2, times=(0.12, 0.12), prefetch_factor=4, persistent_workers=False, **base),
+        WorkerResult(2, times=(0.1, 0.1), prefetch_factor=2, persistent_workers=True, **base),
+    ]
+    say(_sweep_table(WorkerSweep(results=(two,), variants=tuple(with_more), current=4)))
+    rows = [line.strip().split("  ")[-1] for line in capsys.readouterr().out.splitlines() if " 1000 " in line]
+    assert rows == ["suggested", "prefetch 4", "persistent"]
 
 
 @pytest.mark.parametrize(

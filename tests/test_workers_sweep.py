@@ -222,6 +222,23 @@ def test_functions_that_make_loaders():
     assert (sweep.current, numbers_of(sweep)) == (2, [0, 2])
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity to set")
+def test_no_warning_about_many_workers_while_that_is_being_measured(recwarn):
+    def make(num_workers=0):
+        return DataLoader(Numbers(), batch_size=4, num_workers=num_workers)
+
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        make(2)
+        assert any("will create 2 worker" in str(warning.message) for warning in recwarn)
+        recwarn.clear()
+        sweep_workers(make, 0.001, candidates=[2], **QUICK)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert not [warning for warning in recwarn if "worker" in str(warning.message)]
+
+
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [(die_in_a_worker, "exited unexpectedly"), (raise_in_a_worker, "OSError: the disk went away")],

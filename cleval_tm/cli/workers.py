@@ -275,7 +275,7 @@ def _sweep_table(found: WorkerSweep) -> Table:
     title = found.loader or "DataLoader"
     if found.single_run:
         title += ", one run each"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("workers", "ms/step", "± noise", "waiting", "CPU use", "start-up", "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
@@ -289,9 +289,18 @@ def _sweep_table(found: WorkerSweep) -> Table:
         ]
         table.add_row(str(row.num_workers), *_cells(row), ", ".join(marks))
     for row in found.variants:
-        changed = f"prefetch_factor={row.prefetch_factor}, persistent_workers={row.persistent_workers}"
-        table.add_row(str(row.num_workers), *_cells(row), changed)
+        table.add_row(str(row.num_workers), *_cells(row), _changed(row, found.row(row.num_workers)))
     return table
+
+
+def _changed(variant: WorkerResult, base: WorkerResult) -> str:
+    """What a variant has otherwise than its base, in words short enough for a narrow column."""
+    words = []
+    if variant.prefetch_factor != base.prefetch_factor:
+        words.append(f"prefetch {variant.prefetch_factor}")
+    if variant.persistent_workers != base.persistent_workers:
+        words.append("persistent" if variant.persistent_workers else "not persistent")
+    return ", ".join(words)
 
 
 def _cells(row: WorkerResult) -> list[str]:

@@ -69,7 +69,7 @@ class Watch:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without DataLoader's warning about many workers: whether they are too many is being measured."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
@@ -89,7 +89,7 @@ def guarded(run: Callable[[set[int]], Trial], watch: Watch, timeout: float) -> T
     """
     before = {child.pid for child in living_workers(set()) if child.pid is not None}
     try:
-        with _quiet(), watch:
+        with watch:
             return run(before)
     except StepError:
         raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cleval_tm.workers.budget import cpu_budget
-from cleval_tm.workers.guard import StepError
+from cleval_tm.workers.guard import StepError, quiet
 from cleval_tm.workers.loaders import Source, is_iterable, length, source_of
 from cleval_tm.workers.progress import shown_progress
 from cleval_tm.workers.result import WorkerSweep
@@ -107,7 +107,7 @@ def sweep_workers(
     check_arguments(candidates, current, repeats, seconds, timeout, steps_per_epoch)
     call = _step_of(step)
     budget = cpu_budget(local_ranks)
-    with left_as_it_was(source, step, *restore):
+    with quiet(), left_as_it_was(source, step, *restore):
         found = source_of(source, loader, current)
         base = found.make(found.current or 0)
         with left_as_it_was(base):

@@ -10,7 +10,7 @@ from typing import Any
 
 from cleval_tm.workers.budget import cpu_budget
 from cleval_tm.workers.fits import FitTrials, package_of
-from cleval_tm.workers.guard import StepError
+from cleval_tm.workers.guard import StepError, quiet
 from cleval_tm.workers.progress import shown_progress
 from cleval_tm.workers.result import WorkerSweep
 from cleval_tm.workers.search import Search
@@ -99,7 +99,7 @@ def tune_workers(
     if update_attr:
         _settable(owner, attr_name)
     budget = cpu_budget(local_ranks)
-    with left_as_it_was(model, owner), _attached_as_before(model, owner):
+    with quiet(), left_as_it_was(model, owner), _attached_as_before(model, owner):
         trials = FitTrials(
             trainer,
             model,

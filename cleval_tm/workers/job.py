@@ -29,8 +29,8 @@ class Job:
             them.
         steady: Mean seconds per step within epochs.
         steps: Number of steps measured.
-        wait_share: Time spent waiting over the time of all steps, 0 to 1; where there is a record, the start of
-            the workers at each epoch is part of it.
+        wait_share: Time spent waiting over the time of all steps, 0 to 1; the start of the workers at each epoch
+            is part of it, unless there are traces of another profiler only.
         cpu_use: Cores kept busy over the budget; None without samples.
         budget: Cores that the run may use; None without samples.
         others: Cores that other processes kept busy meanwhile; None without samples.

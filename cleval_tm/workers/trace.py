@@ -70,7 +70,8 @@ class PhaseWaits:
     Args:
         phase: ``"train"``, ``"val"``, ``"test"``, ``"predict"``, or ``"loop"`` where the trace does not say.
         steps: Number of whole steps.
-        wait_share: Time spent waiting over the time of all steps, 0 to 1.
+        wait_share: Time spent waiting over the time of all steps, 0 to 1. In the callback's traces the wait for an
+            epoch's first batch begins with the start of the workers; other profilers do not label that.
         step_median: Median time of a step, the wait in it included.
         wait_median: Median wait.
         wait_p95: 95th percentile of the waits.

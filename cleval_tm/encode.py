@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from cleval_tm.counts import scale_bins_of
-from cleval_tm.images import IGNORED_TEXT, Columns, Image, ImageId, Ints, on_host, starts_of
+from cleval_tm.images import IGNORED_TEXT, Columns, Image, ImageId, Ints, on_host
 from cleval_tm.kernels.characters import place_characters
 from cleval_tm.kernels.matching import Detections, Options, Words
 from cleval_tm.kernels.measure import shorter_sides
 from cleval_tm.rules import CLEvalRules
-from cleval_tm.shapes import regions_of_ignored
-from cleval_tm.text import lengths_of, letters_of, transformed
+from cleval_tm.shapes import Shapes, remainders_of_ignored
+from cleval_tm.text import Letters, spelled
 
 
 class GroundTruth:
@@ -91,30 +92,22 @@ class EncodedDetections:
             side.must_have_texts()
         labels = side.labels()
         shapes = side.shapes()
-        if e2e and rules.counts_hashes_as_pseudo and IGNORED_TEXT in texts:
-            lengths = shapes.pseudo_lengths(np.array([text == IGNORED_TEXT for text in texts])).tolist()
-            texts = [
-                "#" * n if text == IGNORED_TEXT else text for text, n in zip(texts, lengths, strict=True)
-            ]
-        letters, letter_start, _ = _letters(texts if e2e else [""] * len(texts), rules, e2e)
+        letters, letter_start = side.letters(texts if e2e else [""] * len(texts))
+        if e2e and rules.counts_hashes_as_pseudo:
+            hashes = np.flatnonzero(spelled(IGNORED_TEXT, letters, letter_start))
+            if len(hashes):
+                letters, letter_start = _with_pseudo_texts(texts, hashes, side, shapes)
         self.source = side.source
-        self.detections = Detections(
-            image_start=side.image_start,
-            rings=shapes.rings,
-            ring_start=shapes.ring_start,
-            style=shapes.style,
-            bounds=shapes.bounds,
-            area=shapes.area,
-            edges=shapes.edges,
-            edge_start=shapes.edge_start,
-            edge_end=shapes.edge_end,
-            points=side.points,
-            rectangle_aspect=shapes.rectangle_aspect,
-            letters=letters,
-            letter_start=letter_start,
-            label=labels,
-            irregular=shapes.irregular,
-        )
+        self.detections = Detections(shapes.arrays(), letters, letter_start, labels)
+
+
+def _with_pseudo_texts(texts: list[str], hashes: Ints, side: Columns, shapes: Shapes) -> tuple[Letters, Ints]:
+    """Letters of texts of which some (n,) are runs of # of their shape's pseudo length instead."""
+    lengths = shapes.pseudo_lengths(hashes, side.rules.aspect_by_height, side.rules.pseudo_length_cap)
+    texts = list(texts)
+    for at, length in zip(hashes.tolist(), lengths.tolist(), strict=True):
+        texts[at] = "#" * length
+    return side.letters(texts)
 
 
 def encode(
@@ -184,18 +177,26 @@ def _encode_words(
     texts, has_text = side.texts()
     if e2e:
         side.must_have_texts()
-    ignored = side.ignored(texts)
+    letters, letter_start = side.letters(texts)
+    ignored = side.ignored(texts, letters, letter_start)
     labels = side.labels()
     longer_sides = None if scale_bins is None else side.longer_image_sides()
-    letters, letter_start, lengths = _letters(texts, rules, e2e)
     shapes = side.shapes()
-    has_pseudo_length = ignored | ~has_text
-    char_start = starts_of(np.where(has_pseudo_length, shapes.pseudo_lengths(has_pseudo_length), lengths))
     threshold = rules.vertical_aspect_ratio_thresh
     if rules.aspect_by_height:
         threshold = 1.0 / threshold if threshold > 0 else float("inf")
-    centres = place_characters(
-        side.points, side.ring_start, side.style, char_start, rules.aspect_by_height, float(threshold)
+    char_start, centres = place_characters(
+        side.points,
+        side.ring_start,
+        side.style,
+        shapes.rectangle_aspect,
+        np.diff(letter_start) - 1,
+        ignored
+        if all(has_text)
+        else ignored | np.repeat(np.logical_not(has_text), np.diff(side.image_start)),
+        rules.aspect_by_height,
+        float(threshold),
+        rules.pseudo_length_cap,
     )
     views = ignored[np.newaxis]
     if scale_bins is not None and longer_sides is not None:
@@ -204,47 +205,43 @@ def _encode_words(
         )
         outside = [(scales < low) | (scales > high) for low, high in scale_bins_of(scale_bins)]
         views = np.stack([ignored, *(ignored | out for out in outside)])
-    region = regions_of_ignored(shapes, side.image_start, views)
+    remainder = remainders_of_ignored(shapes, views)
     return Words(
-        image_start=side.image_start,
-        bounds=shapes.bounds,
-        edges=shapes.edges,
-        edge_start=shapes.edge_start,
-        edge_end=shapes.edge_end,
-        char_start=char_start,
-        centres=centres,
-        letters=letters,
-        letter_start=letter_start,
-        label=labels,
-        irregular=shapes.irregular,
-        ignored=np.ascontiguousarray(views),
-        region=region,
-        order=_walking_order(side.image_start, views, rules),
+        shapes.arrays(),
+        char_start,
+        centres,
+        letters,
+        letter_start,
+        labels,
+        views,
+        ignored if len(views) == 1 else views.any(axis=0),
+        remainder,
+        _walking_order(side.image_start, views, rules),
     )
 
 
 def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_], rules: CLEvalRules) -> Ints:
-    """(V, S) the order in which each image's words are walked, counted from its first.
+    """(V, S) the order in which each image's words are walked, counted from its first; (0, 0) where all ascend.
 
     The published package walks Python sets, whose order comes from how they grew: so do we.
     """
-    sizes = np.diff(image_start)
-    ascending = np.arange(image_start[-1]) - np.repeat(image_start[:-1], sizes)
-    order: Ints = np.broadcast_to(ascending, views.shape).copy()
-    if not rules.set_order:
+    order: Ints = np.empty((0, 0), np.int64)
+    if not rules.set_order or not views.any():
         return order
-    for view in range(len(views)):
-        for image in np.unique(np.repeat(np.arange(len(sizes)), sizes)[views[view]]).tolist():
-            first, last = image_start[image], image_start[image + 1]
-            ignored = set(np.flatnonzero(views[view, first:last]).tolist())
-            order[view, first:last] = [*(set(range(last - first)) - ignored), *ignored]
+    starts = image_start.tolist()
+    for view, ignored in enumerate(views):
+        places = np.flatnonzero(ignored)
+        images = np.searchsorted(image_start, places, "right") - 1
+        left_out: defaultdict[int, set[int]] = defaultdict(set)
+        for image, place in zip(images.tolist(), (places - image_start[images]).tolist(), strict=True):
+            left_out[image].add(place)
+        for image, mine in left_out.items():
+            first, last = starts[image : image + 2]
+            words = list(set(range(last - first)) - mine)
+            if words == sorted(words) and list(mine) == sorted(mine):
+                continue
+            if not len(order):
+                ascending = np.arange(starts[-1]) - np.repeat(image_start[:-1], np.diff(image_start))
+                order = np.tile(ascending, (len(views), 1))
+            order[view, first:last] = [*words, *mine]
     return order
-
-
-def _letters(texts: Sequence[str], rules: CLEvalRules, e2e: bool) -> tuple[npt.NDArray[np.int32], Ints, Ints]:
-    """(letters, first letter of each text (S + 1,), characters of each text (S,)); no letters without ``e2e``."""
-    texts = transformed(texts, rules)
-    if not e2e:
-        return np.empty(0, np.int32), np.zeros(len(texts) + 1, np.int64), lengths_of(texts, rules)
-    letters, lengths = letters_of(texts, rules)
-    return letters, starts_of(lengths), lengths

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from cleval_tm.counts import COUNTS, IntTable, all_scores, image_scores, total_counts
 from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
 from cleval_tm.images import Image, ImageId
-from cleval_tm.kernels.counting import count_matches
-from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, find_pairs, relate_pairs
+from cleval_tm.kernels.image import count_images as count_into
+from cleval_tm.kernels.image import explain_image
+from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT
+from cleval_tm.kernels.measure import IRREGULAR
 from cleval_tm.rules import CLEvalRules
 
 _CHUNK = 16
@@ -70,10 +72,7 @@ def count_images(
     options = kernel_options(rules, e2e=e2e)
 
     def count(first: int, last: int) -> int:
-        images = (gt.words, gt.images, encoded.detections, first, last)
-        pairs = find_pairs(*images)
-        _, relation, det_ignored = relate_pairs(*images, pairs, options)
-        count_matches(*images, pairs, relation, det_ignored, options, table)
+        count_into(gt.words, gt.images, encoded.detections, first, last, options, table)
         return last - first
 
     if num_threads == 1 and progress is None:
@@ -313,14 +312,11 @@ class ImageMatch:
 def _match_of(
     encoded: EncodedDetections, gt: GroundTruth, i: int, rules: CLEvalRules, e2e: bool
 ) -> ImageMatch:
-    words, detections, options = gt.words, encoded.detections, kernel_options(rules, e2e=e2e)
-    image = (words, gt.images, detections, i, i + 1)
-    pairs = find_pairs(*image)
-    ap, relation, det_ignored = relate_pairs(*image, pairs, options)
-    table = np.zeros((len(gt), len(words.ignored), len(COUNTS)), np.int64)
-    claims = count_matches(*image, pairs, relation, det_ignored, options, table)[0]
-    first_gt, last_gt = words.image_start[gt.images[i] : gt.images[i] + 2]
-    first_det, last_det = detections.image_start[i : i + 2]
+    words, detections = gt.words, encoded.detections
+    match = explain_image(words, gt.images[i], detections, i, kernel_options(rules, e2e=e2e))
+    pairs = match.pairs
+    first_gt, last_gt = words.shapes.image_start[gt.images[i] : gt.images[i] + 2]
+    first_det, last_det = detections.shapes.image_start[i : i + 2]
     name_gt = _names(gt.source, first_gt, last_gt)
     name_det = _names(encoded.source, first_det, last_det)
     chars = words.char_start[first_gt : last_gt + 1]
@@ -329,20 +325,23 @@ def _match_of(
             MatchedPair(
                 name_gt[pairs.gt[p]],
                 name_det[pairs.det[p]],
-                float(ap[0, p]),
-                tuple(name for bit, name in _RELATIONS if relation[0, p] & bit),
+                float(match.ap[p]),
+                tuple(name for bit, name in _RELATIONS if match.relation[p] & bit),
                 tuple(np.flatnonzero(pairs.hits[pairs.hit_start[p] : pairs.hit_start[p + 1]]).tolist()),
             )
-            for p in range(len(pairs.gt))
+            for p in range(len(match.ap))
         ),
         character_hits={
-            name: claims[chars[g] - chars[0] : chars[g + 1] - chars[0]] for g, name in enumerate(name_gt)
+            name: match.claims[chars[g] - chars[0] : chars[g + 1] - chars[0]]
+            for g, name in enumerate(name_gt)
         },
-        character_centres={name: words.centres[chars[g] : chars[g + 1]] for g, name in enumerate(name_gt)},
+        character_centres={
+            name: words.centres[:, chars[g] : chars[g + 1]].T for g, name in enumerate(name_gt)
+        },
         ignored_gt=_where(name_gt, words.ignored[0, first_gt:last_gt]),
-        ignored_det=_where(name_det, det_ignored[0]),
-        irregular_gt=_where(name_gt, words.irregular[first_gt:last_gt]),
-        irregular_det=_where(name_det, detections.irregular[first_det:last_det]),
+        ignored_det=_where(name_det, match.det_ignored),
+        irregular_gt=_where(name_gt, words.shapes.kind[first_gt:last_gt] >= IRREGULAR),
+        irregular_det=_where(name_det, detections.shapes.kind[first_det:last_det] >= IRREGULAR),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from cleval_tm.kernels.characters import POLYGON, QUAD, SNAPPED, TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import Shapes
+from cleval_tm.text import Letters, letters_of, spelled, transformed
 
 Image = Mapping[str, Any]
 ImageId = str | int | None
@@ -32,15 +34,18 @@ def on_host(images: Sequence[Image]) -> Sequence[Image]:
     if torch is None:
         return images
     # where the tensors are: image, key, and place in a list of tensors
-    places = [
-        (i, key, at, tensor)
-        for i, image in enumerate(images)
-        if isinstance(image, Mapping)
-        for key, value in image.items()
-        if type(value) not in _ON_HOST
-        for at, tensor in _tensors_of(value, torch)
-        if tensor.device.type != "cpu"
-    ]
+    places: list[tuple[int, str, int | None, Any]] = []
+    for i, image in enumerate(images):
+        for key, value in image.items() if isinstance(image, Mapping) else ():
+            kind = type(value)
+            if kind is list and value:
+                kind = type(value[0])
+            if kind not in _ON_HOST:
+                places += [
+                    (i, key, at, tensor)
+                    for at, tensor in _tensors_of(value, torch)
+                    if tensor.device.type != "cpu"
+                ]
     if not places:
         return images
     tensors = [_plain_dtype(tensor.detach(), torch) for _, _, _, tensor in places]
@@ -103,21 +108,17 @@ class Columns:
         self.name = name
         self.images = images
         self.rules = rules
-        points, lengths, is_quad, sizes = self._gather_shapes()
-        self.given_sizes = sizes
-        self.points: Floats = points
-        self.ring_lengths: Ints = lengths
-        self.style = np.full(len(lengths), _POLYGON_STYLE[rules.polygons], np.uint8)
-        if rules.polygons != "upstage":
-            self.style[(lengths == 4) & (is_quad | (rules.polygons == "v2023"))] = QUAD
-        self.image_start = starts_of(sizes)
+        self.given_sizes: list[int] = []
         self.kept: npt.NDArray[np.bool_] | None = None
         self.source: Ints | None = None
+        points, lengths, quads = self._gather_shapes()
+        self.image_start: Ints = np.array([0, *itertools.accumulate(self.given_sizes)], np.int64)
+        self.points: Floats = np.concatenate(points, dtype=np.float64) if points else np.empty((0, 2))
+        self.ring_start, self.style = self._rings_and_styles(lengths, quads)
         self._refuse_bad_points()
-        if most is not None or lengths.min(initial=4) < 4:
+        if most is not None or (self.style.any() and np.diff(self.ring_start).min() < 4):
             self._leave_out(most)
             self._complete_short_polygons()
-        self.ring_start = starts_of(self.ring_lengths)
 
     def where(self, i: int) -> str:
         """How errors name image ``i``."""
@@ -126,10 +127,7 @@ class Columns:
 
     def shapes(self) -> Shapes:
         """The shapes, measured."""
-        rules = self.rules
-        return Shapes(
-            self.points, self.ring_start, self.style, rules.aspect_by_height, rules.pseudo_length_cap
-        )
+        return Shapes(self.image_start, self.points, self.ring_start, self.style)
 
     def image_ids(self) -> list[ImageId]:
         """Each image's id, or None."""
@@ -146,24 +144,29 @@ class Columns:
             ids.append(image_id)
         return ids
 
-    def texts(self) -> tuple[list[str], npt.NDArray[np.bool_]]:
-        """Each shape's text, "" where its image brings none; and whether it does, (S,) bool."""
+    def texts(self) -> tuple[list[str], list[bool]]:
+        """Each shape's text, "" where its image brings none; and whether it does, for each image."""
         texts: list[str] = []
-        given = np.ones(len(self.images), np.bool_)
-        for i, image in enumerate(self.images):
+        given = []
+        for i, (image, size) in enumerate(zip(self.images, self.given_sizes, strict=True)):
             mine = image.get("texts")
-            size = int(self.given_sizes[i])
+            given.append(mine is not None)
             if mine is None:
-                given[i] = False
                 texts += [""] * size
             else:
                 self._must_count(i, "texts", len(mine))
                 texts += mine
         if self.kept is not None:
             texts = [text for text, kept in zip(texts, self.kept.tolist(), strict=True) if kept]
-        if set(map(type, texts)) - {str}:
+        return texts, given
+
+    def letters(self, texts: Sequence[str]) -> tuple[Letters, Ints]:
+        """The letters of the shapes' texts, see :func:`cleval_tm.text.letters_of`."""
+        try:
+            return letters_of(transformed(texts, self.rules), self.rules)
+        except (AttributeError, TypeError):
             self._refuse_non_texts(texts)
-        return texts, np.repeat(given, np.diff(self.image_start))
+            raise
 
     def must_have_texts(self) -> None:
         """Raise unless every image with shapes brings texts."""
@@ -174,11 +177,12 @@ class Columns:
                     "pass e2e=False to score detection alone"
                 )
 
-    def ignored(self, texts: list[str]) -> npt.NDArray[np.bool_]:
+    def ignored(self, texts: list[str], letters: Letters, letter_start: Ints) -> npt.NDArray[np.bool_]:
         """Which words do not count: those flagged, or, in images without flags, those whose text is ###."""
-        ignored = np.zeros(len(texts), np.bool_)
-        if IGNORED_TEXT in texts:
-            ignored[:] = [text == IGNORED_TEXT for text in texts]
+        if self.rules.normalization is None:
+            ignored = spelled(IGNORED_TEXT, letters, letter_start)
+        else:  # which may have made it ###
+            ignored = np.array([text == IGNORED_TEXT for text in texts], np.bool_)
         for i, image in enumerate(self.images):
             flags = image.get("ignore")
             if flags is not None:
@@ -192,8 +196,8 @@ class Columns:
         return ignored
 
     def labels(self) -> Ints:
-        """(S,) int64 orientation labels as numbers that are equal where the labels are; -1 without one."""
-        codes = np.full(len(self.style), -1, np.int64)
+        """(S,) int64 orientation labels as numbers that are equal where the labels are, -1 without one; or none."""
+        codes: Ints = np.empty(0, np.int64)
         for i, image in enumerate(self.images):
             labels = image.get("orientation_labels")
             if labels is not None:
@@ -202,6 +206,8 @@ class Columns:
                 numbers = [
                     -1 if label is None else _labels.setdefault(label, len(_labels)) for label in labels
                 ]
+                if not len(codes):
+                    codes = np.full(len(self.style), -1)
                 codes[self.image_start[i] : self.image_start[i + 1]] = self._kept_of(
                     i, np.array(numbers, np.int64)
                 )
@@ -224,35 +230,52 @@ class Columns:
             sides[i] = height_width.max()
         return sides
 
-    def _gather_shapes(self) -> tuple[Floats, Ints, npt.NDArray[np.bool_], Ints]:
-        """All points (P, 2), points of each shape (S,), whether it came as a quad (S,), shapes of each image."""
+    def _gather_shapes(self) -> tuple[list[npt.NDArray[Any]], list[int | Ints], list[bool]]:
+        """For each image its points (P, 2), the points of each shape or of all alike, and whether 4 make a quad."""
         points: list[npt.NDArray[Any]] = []
-        lengths: list[Ints] = []
+        lengths: list[int | Ints] = []
         quads: list[bool] = []
         for i, image in enumerate(self.images):
             if not isinstance(image, Mapping):
                 raise TypeError(
                     f"Expected {self.name}[{i}] to be a dict with 'polygons' or 'boxes' but got {type(image).__name__}"
                 )
-            mine, mine_lengths, are_quads = self._shapes_of(i, image)
+            mine, length, are_quads = self._shapes_of(i, image)
             points.append(mine)
-            lengths.append(mine_lengths)
+            lengths.append(length)
             quads.append(are_quads)
+            self.given_sizes.append(len(mine) // length if isinstance(length, int) else len(length))
             scores = image.get("scores")
-            if scores is not None and len(scores) != len(mine_lengths):
-                raise ValueError(self._count_message(i, "scores", len(scores), len(mine_lengths)))
-        sizes = np.fromiter(map(len, lengths), np.int64, len(lengths))
-        if not points:
-            return np.empty((0, 2)), sizes, np.empty(0, np.bool_), sizes
-        return (
-            np.concatenate(points, dtype=np.float64),
-            np.concatenate(lengths),
-            np.repeat(np.array(quads, np.bool_), sizes),
-            sizes,
-        )
+            if scores is not None:
+                self._must_count(i, "scores", len(scores))
+        return points, lengths, quads
 
-    def _shapes_of(self, i: int, image: Image) -> tuple[npt.NDArray[Any], Ints, bool]:
-        """One image's points (P, 2), points of each shape, and whether its shapes of 4 points are quads."""
+    def _rings_and_styles(
+        self, lengths: list[int | Ints], quads: list[bool]
+    ) -> tuple[Ints, npt.NDArray[np.uint8]]:
+        """(S + 1,) where each shape's points start, and (S,) how they are read."""
+        n = sum(self.given_sizes)
+        polygons = self.rules.polygons
+        if polygons == "v2023":
+            quads = [True] * len(quads)
+        if (
+            polygons != "upstage"
+            and all(quads)
+            and all(type(length) is int and length == 4 for length in lengths)
+        ):
+            return np.arange(0, 4 * n + 1, 4), np.full(n, QUAD, np.uint8)
+        counts = [
+            np.full(size, length) if isinstance(length, int) else length
+            for length, size in zip(lengths, self.given_sizes, strict=True)
+        ]
+        ring_lengths = np.concatenate(counts) if counts else np.empty(0, np.int64)
+        style = np.full(n, _POLYGON_STYLE[polygons], np.uint8)
+        if polygons != "upstage":
+            style[(ring_lengths == 4) & np.repeat(np.array(quads, np.bool_), self.given_sizes)] = QUAD
+        return starts_of(ring_lengths), style
+
+    def _shapes_of(self, i: int, image: Image) -> tuple[npt.NDArray[Any], int | Ints, bool]:
+        """See :meth:`_gather_shapes`."""
         polygons = image.get("polygons")
         boxes = image.get("boxes")
         if (polygons is None) == (boxes is None):
@@ -267,10 +290,11 @@ class Columns:
             )
         if boxes is not None:
             corners = self._corners_of(i, boxes)
-            return corners, np.full(len(corners) // 4, 4, np.int64), box_type != "poly"
+            return corners, 4, box_type != "poly"
         is_list = isinstance(polygons, list | tuple) or (
             isinstance(polygons, np.ndarray) and polygons.dtype == object
         )
+        lengths: int | Ints
         if is_list:
             points, lengths, are_flat = self._points_of_list(i, polygons)
         else:
@@ -301,7 +325,7 @@ class Columns:
             )
         return array[:, _BOX_CORNERS].reshape(-1, 2)
 
-    def _points_of_array(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], Ints]:
+    def _points_of_array(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], int | Ints]:
         """Polygons of an array or tensor (N, 8) or (N, P, 2)."""
         array = as_array(polygons)
         if array.dtype.kind not in "iufb":
@@ -309,11 +333,11 @@ class Columns:
                 f"Expected {self.where(i)}['polygons'] to be numbers but got an array of {array.dtype}"
             )
         if array.ndim == 2 and array.shape[1] == 8:
-            return array.reshape(-1, 2), np.full(len(array), 4, np.int64)
+            return array.reshape(-1, 2), 4
         if array.ndim == 3 and array.shape[2] == 2:
-            return array.reshape(-1, 2), np.full(len(array), array.shape[1], np.int64)
+            return array.reshape(-1, 2), array.shape[1] or np.zeros(len(array), np.int64)
         if array.size == 0:
-            return np.empty((0, 2)), np.empty(0, np.int64)
+            return np.empty((0, 2)), 4
         raise ValueError(
             f"Expected {self.where(i)}['polygons'] to be of shape (N, 8) or (N, P, 2), or a list of (P, 2), but got "
             f"shape {array.shape}"
@@ -351,18 +375,18 @@ class Columns:
         finite = np.isfinite(self.points)
         if not finite.all():
             point = int(np.argmin(finite.all(axis=1)))
-            i, shape = self._place_of(int(np.searchsorted(np.cumsum(self.ring_lengths), point, "right")))
+            i, shape = self._place_of(int(np.searchsorted(self.ring_start, point, "right")) - 1)
             raise ValueError(
                 f"Expected the coordinates of {self.where(i)} to be finite but shape {shape} holds "
                 f"{self.points[point].tolist()}"
             )
-        if self.rules.polygons != "upstage" and self.ring_lengths.min(initial=1) < 1:
-            i, shape = self._place_of(int(np.argmin(self.ring_lengths)))
+        if self.rules.polygons != "upstage" and self.style.any() and not np.diff(self.ring_start).all():
+            i, shape = self._place_of(int(np.argmin(np.diff(self.ring_start))))
             raise ValueError(
                 f"Expected shape {shape} of {self.where(i)} to have at least 1 point but it has none"
             )
 
-    def _refuse_non_texts(self, texts: list[Any]) -> None:
+    def _refuse_non_texts(self, texts: Sequence[Any]) -> None:
         for at, text in enumerate(texts):
             if not isinstance(text, str):
                 i, shape = self._place_of(at)
@@ -375,10 +399,11 @@ class Columns:
 
     def _leave_out(self, most: int | None) -> None:
         """Drop detections after the first ``most``, and what the rules cannot read."""
+        ring_lengths = np.diff(self.ring_start)
         position = np.arange(len(self.style)) - np.repeat(self.image_start[:-1], self.given_sizes)
         kept = np.ones(len(self.style), np.bool_) if most is None else position < most
         if self.rules.polygons == "upstage":
-            short = kept & (self.ring_lengths < 4)
+            short = kept & (ring_lengths < 4)
             if short.any():
                 i, shape = self._place_of(int(np.argmax(short)))
                 warnings.warn(
@@ -391,8 +416,8 @@ class Columns:
             kept &= ~short
         if kept.all():
             return
-        self.points = self.points[np.repeat(kept, self.ring_lengths)]
-        self.ring_lengths = self.ring_lengths[kept]
+        self.points = self.points[np.repeat(kept, ring_lengths)]
+        self.ring_start = starts_of(ring_lengths[kept])
         self.style = self.style[kept]
         self.source = position[kept]
         self.kept = kept
@@ -401,10 +426,10 @@ class Columns:
 
     def _complete_short_polygons(self) -> None:
         """Give polygons of fewer than 4 points the points that the scripts of 2020 read in their place."""
-        short = (self.style == TRUNCATED) & (self.ring_lengths < 4)
+        short = (self.style == TRUNCATED) & (np.diff(self.ring_start) < 4)
         if not short.any():
             return
-        rings = np.split(self.points, np.cumsum(self.ring_lengths)[:-1])
+        rings = np.split(self.points, self.ring_start[1:-1])
         for s in np.flatnonzero(short).tolist():
             ring = rings[s]
             x, y = ring[:, 0], ring[:, 1]
@@ -417,7 +442,7 @@ class Columns:
                 [[x0, y0], [x1, y1], [x1, y0], [x0, y1]] if len(ring) == 2 else [[x0, y0], *[[x0, x0]] * 3]
             )
         self.points = np.concatenate(rings)
-        self.ring_lengths = np.array([len(ring) for ring in rings], np.int64)
+        self.ring_start = starts_of(np.array([len(ring) for ring in rings]))
 
     def _kept_of(self, i: int, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Of an image's column, the values of the shapes that are used."""
@@ -427,7 +452,7 @@ class Columns:
 
     def _must_count(self, i: int, key: str, came: int) -> None:
         if came != self.given_sizes[i]:
-            raise ValueError(self._count_message(i, key, came, int(self.given_sizes[i])))
+            raise ValueError(self._count_message(i, key, came, self.given_sizes[i]))
 
     def _count_message(self, i: int, key: str, came: int, expected: int) -> str:
         return f"Expected {self.where(i)}[{key!r}] to have one entry for each of {expected} shapes but got {came}"

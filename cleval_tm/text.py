@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,11 @@ import numpy.typing as npt
 
 from cleval_tm.rules import CLEvalRules
 
+Letters = npt.NDArray[np.int32]
+Ints = npt.NDArray[np.int64]
+
 _FIRST_CLUSTER = 0x110000  # one past the last code point
+_NO_LETTER = -1
 _clusters: dict[str, int] = {}
 
 
@@ -26,9 +31,7 @@ def transformed(texts: Sequence[str], rules: CLEvalRules) -> Sequence[str]:
     return texts if rules.case_sensitive else [text.upper() for text in texts]
 
 
-def letters_of(
-    texts: Sequence[str], rules: CLEvalRules
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def letters_of(texts: Sequence[str], rules: CLEvalRules) -> tuple[Letters, Ints]:
     """Letters as integers that are equal exactly where the characters are.
 
     Args:
@@ -36,23 +39,45 @@ def letters_of(
         rules: tells whether a character is a code point or a grapheme cluster.
 
     Returns:
-        (letters, lengths): all texts' letters, one behind the other, int32; (n,) int64.
+        (letters, letter_start): all texts' letters, int32, one more behind each text to part it from the next;
+        (n + 1,) int64, each text's first letter: text i has ``letter_start[i + 1] - letter_start[i] - 1`` of them.
+
+    Raises:
+        TypeError: if a text is no str.
     """
     if rules.text_unit == "grapheme":
         return _clusters_of(texts)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    joined = "".join(texts).encode("utf-32-le", "surrogatepass")
-    return np.frombuffer(bytearray(joined), np.int32), lengths
+    for separator in _separators(texts):
+        joined = separator.join(texts) + separator if texts else ""
+        # A copy that can be written to: numba has another type for arrays that cannot.
+        letters = np.frombuffer(bytearray(joined.encode("utf-32-le", "surrogatepass")), np.int32)
+        ends = (letters == ord(separator)).nonzero()[0]
+        if len(ends) == len(texts):
+            break
+    letter_start = np.zeros(len(texts) + 1, np.int64)
+    np.add(ends, 1, out=letter_start[1:])
+    return letters, letter_start
 
 
-def lengths_of(texts: Sequence[str], rules: CLEvalRules) -> npt.NDArray[np.int64]:
-    """Characters of each transformed text, (n,) int64."""
-    if rules.text_unit == "grapheme":
-        return _clusters_of(texts)[1]
-    return np.fromiter(map(len, texts), np.int64, len(texts))
+def _separators(texts: Sequence[str]) -> Iterator[str]:
+    """Characters to part texts by: one that few texts hold, then one that none of these does."""
+    yield "\n"
+    used = set("".join(texts))
+    yield next(letter for letter in map(chr, range(sys.maxunicode)) if letter not in used)
 
 
-def _clusters_of(texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+def spelled(text: str, letters: Letters, letter_start: Ints) -> npt.NDArray[np.bool_]:
+    """Which of n texts are ``text``, (n,) bool; for the rest see :func:`letters_of`."""
+    found = np.zeros(len(letter_start) - 1, np.bool_)
+    if (letters == ord(text[0])).any():
+        alike = np.flatnonzero(np.diff(letter_start) == len(text) + 1)
+        for place, letter in enumerate(text):
+            alike = alike[letters[letter_start[alike] + place] == ord(letter)]
+        found[alike] = True
+    return found
+
+
+def _clusters_of(texts: Sequence[str]) -> tuple[Letters, Ints]:
     try:
         import regex
     except ImportError as error:
@@ -60,13 +85,18 @@ def _clusters_of(texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], npt.NDArr
             "text_unit='grapheme' needs the package `regex`: pip install 'cleval-tm[graphemes]'"
         ) from error
     split = regex.compile(r"\X").findall
-    found = [split(text) for text in texts]
-    letters = [
-        ord(cluster) if len(cluster) == 1 else _clusters.setdefault(cluster, _FIRST_CLUSTER + len(_clusters))
-        for clusters in found
-        for cluster in clusters
-    ]
-    return np.array(letters, np.int32), np.fromiter(map(len, found), np.int64, len(found))
+    letters: list[int] = []
+    letter_start = np.zeros(len(texts) + 1, np.int64)
+    for i, text in enumerate(texts):
+        letters += [
+            ord(cluster)
+            if len(cluster) == 1
+            else _clusters.setdefault(cluster, _FIRST_CLUSTER + len(_clusters))
+            for cluster in split(text)
+        ]
+        letters.append(_NO_LETTER)
+        letter_start[i + 1] = len(letters)
+    return np.array(letters, np.int32), letter_start
 
 
 @cache

@@ -181,7 +181,7 @@ def test_polygons_of_2020_are_not_quads():
     as_polygon = {"polygons": [np.array(ring)]}
     by_key = {"polygons": np.array([ring]), "box_type": "poly"}
     areas = [
-        GroundTruth([target], "v2020", e2e=False).words.bounds[0, 2]
+        GroundTruth([target], "v2020", e2e=False).words.shapes.bounds[0, 2]
         for target in (as_quad, as_polygon, by_key)
     ]
     assert areas == [40.0, 40.5, 40.5]

@@ -7,20 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
-from cleval_tm.kernels.characters import POLYGON, QUAD, TRUNCATED, place_characters, rectangle_aspects
-from cleval_tm.kernels.measure import (
-    CROSSING,
-    IRREGULAR,
-    REGULAR,
-    inspect_rings,
-    measure_lengths,
-    measure_shapes,
-    overlapping_words,
-    shorter_sides,
+from cleval_tm.kernels.candidates import TOP, asked_for, build_tree, query_tree, room_for_found
+from cleval_tm.kernels.characters import (
+    POLYGON,
+    QUAD,
+    TRUNCATED,
+    place_characters,
+    pseudo_lengths,
+    rectangle_aspects,
 )
+from cleval_tm.kernels.measure import BOX, CONVEX, CROSSING, IRREGULAR, SIMPLE, shorter_sides
+from cleval_tm.kernels.remainders import take_out_words
+from cleval_tm.shapes import Shapes
 
 SQUARE = [(0, 0), (10, 0), (10, 10), (0, 10)]
 BOW_TIE = [(0, 0), (10, 10), (10, 0), (0, 10)]
@@ -33,34 +35,35 @@ def flat(*rings):
 
 def measured(*rings, style=QUAD):
     points, starts = flat(*rings)
-    styles = np.full(len(rings), style, np.uint8)
-    return measure_shapes(points, starts, styles)
+    return Shapes(np.array([0, len(rings)]), points, starts, np.full(len(rings), style, np.uint8))
 
 
-def states(*rings):
-    _points, starts = flat(*rings)
-    rings_, _, _, area, state = measured(*rings, style=POLYGON)
-    inspect_rings(rings_, starts, area, state)
-    return state.tolist()
-
-
-def characters(ring, count, style=QUAD, by_height=False, threshold=0.5):
+def characters(ring, count, style=QUAD, by_height=False, threshold=0.5, is_pseudo=False):
     points, starts = flat(ring)
-    return place_characters(
-        points, starts, np.array([style], np.uint8), np.array([0, count]), by_height, threshold
+    char_start, centres = place_characters(
+        points,
+        starts,
+        np.array([style], np.uint8),
+        np.zeros(1),
+        np.array([count]),
+        np.array([is_pseudo]),
+        by_height,
+        threshold,
+        10,
     )
+    assert char_start.tolist() == [0, centres.shape[1]]
+    return centres.T
 
 
 def test_area_is_that_of_the_truncated_ring_whatever_its_direction():
-    _, _, bounds, area, *_ = measured([(0.9, 0.9), (10.9, 0), (10, 10), (-0.9, 10)], SQUARE[::-1])
-    assert area.tolist() == [100.0, 100.0]
-    assert bounds[0].tolist() == [0, 0, 10, 10]
+    shapes = measured([(0.9, 0.9), (10.9, 0), (10, 10), (-0.9, 10)], SQUARE[::-1])
+    assert shapes.area.tolist() == [100.0, -100.0]
+    assert shapes.bounds[0].tolist() == [0, 0, 10, 10]
 
 
 def test_an_area_that_is_but_rounding_is_none():
     lobes = [(0.1, 0.1), (10.3, 10.3), (10.3, 0.1), (0.1, 10.3)]
-    *_, area, _ = measured(lobes, style=POLYGON)
-    assert area.tolist() == [0.0]
+    assert measured(lobes, style=POLYGON).area.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -70,24 +73,30 @@ def test_an_area_that_is_but_rounding_is_none():
 def test_pseudo_lengths_of_boxes(width, height, pseudo_length):
     points, starts = flat([(0, 0), (width, 0), (width, height), (0, height)], SQUARE)
     styles = np.full(2, QUAD, np.uint8)
-    lengths = measure_lengths(points, starts, styles, np.zeros(2), np.array([True, False]), False, 10)
-    assert lengths.tolist() == [pseudo_length, 0]
+    assert pseudo_lengths(points, starts, styles, np.zeros(2), np.array([0]), False, 10).tolist() == [
+        pseudo_length
+    ]
+    assert len(characters(points[:4], 99, is_pseudo=True)) == pseudo_length
 
 
 @pytest.mark.parametrize(
-    ("ring", "state"),
+    ("ring", "kind"),
     [
-        (SQUARE, REGULAR),
+        (SQUARE, BOX),
+        (SQUARE[::-1], BOX),
+        (SQUARE[1:] + SQUARE[:1], BOX),
+        ([(0, 0), (10, 1), (10, 10), (0, 10)], CONVEX),
         (BOW_TIE, CROSSING),
         ([(0, 0), (5, 0), (5, 0), (0, 5)], IRREGULAR),
         ([(0, 0), (5, 5), (9, 9)], IRREGULAR),
         ([(3, 3)], IRREGULAR),
-        ([(0, 0), (10, 0), (5, 2), (5, 9)], REGULAR),
+        ([(0, 0), (10, 0), (5, 2), (5, 9)], SIMPLE),
+        ([(0, 0), (10, 0), (12, 5), (10, 10), (0, 10)], SIMPLE),
         ([(0, 0), (4, 0), (4, 4), (0, 4), (0, 0), (-4, 0), (-4, -4), (0, -4)], CROSSING),
     ],
 )
-def test_states(ring, state):
-    assert states(ring) == [state]
+def test_kinds(ring, kind):
+    assert measured(ring, style=POLYGON).kind.tolist() == [kind]
 
 
 def test_characters_of_a_box_stand_on_its_middle_line():
@@ -146,16 +155,65 @@ def test_shorter_side_rounds_corners_half_to_even():
     assert sides[1] == 0
 
 
-def test_overlapping_words_are_found_for_those_asked_for():
-    boxes = [[(x, y), (x + 10, y), (x + 10, y + 10), (x, y + 10)] for x in range(0, 200, 5) for y in (0, 20)]
-    _points, starts = flat(*boxes)
-    _, edges, bounds, *_ = measured(*boxes)
-    asked = np.zeros(len(boxes), bool)
-    asked[10] = True
-    words, others = overlapping_words(
-        np.array([0, 0, len(boxes)]), asked, bounds, edges, starts[:-1].copy(), starts[1:].copy()
-    )
-    assert sorted(zip(words.tolist(), others.tolist(), strict=True)) == [(10, 8), (10, 12)]
+def region_area(edges):
+    """Signed area below the edges of a region."""
+    return float(((edges[:, 2] - edges[:, 0]) * (edges[:, 1] + edges[:, 3]) / 2 * edges[:, 5]).sum())
+
+
+def test_words_are_taken_out_of_the_ignored_ones_that_they_overlap():
+    boxes = [[(x, y), (x + 10, y), (x + 10, y + 10), (x, y + 10)] for x in range(0, 200, 20) for y in (0, 20)]
+    line = [(5, 5), (195, 5), (195, 25), (5, 25)]
+    shapes = measured(*boxes, line)
+    ignored = np.zeros((2, len(boxes) + 1), bool)
+    ignored[:, -1] = True
+    ignored[1, 0] = True
+    remainder, edges, region_start, *hard = take_out_words(shapes.arrays(), ignored)
+    assert remainder[:, :-1].tolist() == [[-1] * len(boxes)] * 2  # the line is ignored itself: nothing goes
+    areas = [region_area(edges[region_start[r] : region_start[r + 1]]) for r in remainder[:, -1]]
+    first = 5 * 5 + 5 * 5  # what the line shares with the first word of each row
+    others = 9 * 2 * 10 * 5
+    assert areas == pytest.approx([190 * 20 - first - others, 190 * 20 - first / 2 - others])
+    assert [len(column) for column in hard] == [0, 0, 1, 0]
+
+
+def test_what_no_convex_cut_can_take_out_is_named():
+    shapes = measured([(0, 0), (40, 0), (40, 10), (0, 10)], [(0, 0), (20, 0), (20, 10), (0, 10)], SQUARE)
+    ignored = np.array([[True, False, False]])
+    remainder, edges, _, view, word, start, others = take_out_words(shapes.arrays(), ignored)
+    assert (remainder.tolist(), len(edges)) == ([[-1, -1, -1]], 0)
+    assert [part.tolist() for part in (view, word, start, others)] == [[0], [0], [0, 2], [1, 2]]
+
+
+@numba.njit
+def found_among(boxes, asked):
+    """The boxes found for each row of those asked for, -1 behind each row's."""
+    tree, level_start, indices, grid = build_tree(boxes)
+    marks, eights, nodes, found = room_for_found(len(boxes))
+    rows = np.full((len(asked), len(boxes) + 1), -1)
+    for i in range(len(asked)):
+        box = asked_for(asked[i, 0], asked[i, 1], asked[i, 2], asked[i, 3], grid)
+        size = query_tree(tree, level_start, indices, box, marks, eights, nodes, found)
+        rows[i, :size] = found[:size]
+    return rows
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, TOP, TOP + 1, 1000])
+def test_the_tree_finds_every_box_that_meets_and_few_others(n):
+    rng = np.random.default_rng(n)
+    low = rng.uniform(-100, 1000, (n, 2))
+    boxes = np.concatenate((low, low + rng.uniform(0, 60, (n, 2))), axis=1)
+    boxes[rng.random(n) < 0.1] = (np.inf, np.inf, -np.inf, -np.inf)  # empty ones stay out
+    low = rng.uniform(-300, 1200, (20, 2))
+    asked = np.concatenate((low, low + rng.uniform(0, 200, (20, 2))), axis=1)
+    for (left, top, right, bottom), row in zip(asked, found_among(boxes, asked), strict=True):
+        found = row[row >= 0].tolist()
+        meets = (
+            (boxes[:, 0] <= right) & (boxes[:, 2] >= left) & (boxes[:, 1] <= bottom) & (boxes[:, 3] >= top)
+        )
+        assert found == sorted(found)
+        assert set(np.flatnonzero(meets).tolist()) <= set(found)
+        on_the_page = left > 0 and right < 900 and top > 0 and bottom < 900
+        assert not on_the_page or len(found) <= meets.sum() + 2
 
 
 @pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="this is the plain run itself")

@@ -1,4 +1,11 @@
-"""Which boxes meet: a packed tree over bounding boxes, so that work follows the overlaps, not the product."""
+"""Which boxes meet: a packed tree over bounding boxes, so that work follows the overlaps, not the product.
+
+A box is one integer of four fields, each of 14 bits and a guard bit: left, top, and how far right and bottom are from
+the far end, in cells of a grid over the page. A box meets what is asked for (right, bottom, and how far left and top
+are from the far end) where none of its fields is larger: one subtraction for all four, after which the guard bit is
+gone where a field was. Cells keep the order of coordinates, so no box that meets is missed; some that do not are found
+too, which the caller must tell apart.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +14,72 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels._jit import Floats, Ints, inner
+from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner
 
 FANOUT = 8
-GRID = 65535.0
-RADIX = 256
+TOP = 256
+"""Most boxes of the top level. All of them are compared, several at a time: up to here that beats any tree."""
+BITS = 14
+FIELD = BITS + 1
+LAST_CELL = (1 << BITS) - 1
+ONES = 1 | (1 << FIELD) | (1 << 2 * FIELD) | (1 << 3 * FIELD)
+GUARDS = ONES << BITS
+FIELDS = GUARDS - ONES
+DIGIT = 7
+"""Bits that one pass of the radix sort looks at; four passes sort the 28 bits of a place in Z-order."""
+
+
+@inner
+def grid_of(boxes: Floats) -> tuple[float, float, float, float]:
+    """Origin and cells per pixel (x, y, x scale, y scale) of a grid over boxes (n, 4); empty boxes do not count."""
+    x0 = y0 = np.inf
+    x1 = y1 = -np.inf
+    for i in range(len(boxes)):
+        x0 = min(x0, boxes[i, 0])
+        y0 = min(y0, boxes[i, 1])
+        x1 = max(x1, boxes[i, 2])
+        y1 = max(y1, boxes[i, 3])
+    return x0, y0, (LAST_CELL / (x1 - x0) if x1 > x0 else 0.0), (LAST_CELL / (y1 - y0) if y1 > y0 else 0.0)
+
+
+@inner
+def cell_of(value: float, start: float, scale: float) -> int:
+    """The cell of a coordinate; what is off the grid is in its first or its last."""
+    place = (value - start) * scale
+    return int(min(place, float(LAST_CELL))) if place > 0.0 else 0
+
+
+@inner
+def pack(first: int, second: int, third: int, fourth: int) -> int:
+    return first | (second << FIELD) | (third << 2 * FIELD) | (fourth << 3 * FIELD)
+
+
+@inner
+def not_larger(box: int, asked: int) -> int:
+    """The guard bits of those fields of ``box`` that are not larger than ``asked``'s."""
+    return ((asked | GUARDS) - box) & GUARDS
+
+
+@inner
+def around(a: int, b: int) -> int:
+    """The box around two boxes: the lesser of each field."""
+    guards = not_larger(a, b)
+    fields = guards - (guards >> BITS)
+    return (a & fields) | (b & (FIELDS ^ fields))
+
+
+@inner
+def asked_for(
+    left: float, top: float, right: float, bottom: float, grid: tuple[float, float, float, float]
+) -> int:
+    """What boxes that meet this one are compared with."""
+    x0, y0, x_scale, y_scale = grid
+    return pack(
+        cell_of(right, x0, x_scale),
+        cell_of(bottom, y0, y_scale),
+        LAST_CELL - cell_of(left, x0, x_scale),
+        LAST_CELL - cell_of(top, y0, y_scale),
+    )
 
 
 @inner
@@ -24,128 +92,147 @@ def spread(value: int) -> int:
 
 
 @inner
-def spatial_order(boxes: Floats) -> Ints:
-    """Indices (n,) int64 of boxes (n, 4) such that neighbours in the list are neighbours on the page (Z-order)."""
-    n = len(boxes)
-    order = np.arange(n)
-    if n <= FANOUT:
-        return order
-    x0 = y0 = np.inf
-    x1 = y1 = -np.inf
-    for i in range(n):
-        x0 = min(x0, boxes[i, 0])
-        x1 = max(x1, boxes[i, 0])
-        y0 = min(y0, boxes[i, 1])
-        y1 = max(y1, boxes[i, 1])
-    scale_x = GRID / (x1 - x0) if x1 > x0 else 0.0
-    scale_y = GRID / (y1 - y0) if y1 > y0 else 0.0
+def sort_by_place(packed: Ints, indices: Ints, n: int) -> tuple[Ints, Ints]:
+    """Sort packed boxes and their indices, n of each, such that neighbours in the list are neighbours on the page.
+
+    By the places of their middles in Z-order.
+    """
     keys = np.empty(n, np.int64)
     for i in range(n):
-        keys[i] = spread(int((boxes[i, 0] - x0) * scale_x)) | (spread(int((boxes[i, 1] - y0) * scale_y)) << 1)
-    sorted_order = np.empty(n, np.int64)
-    for shift in range(0, 32, 8):
-        starts = np.zeros(RADIX + 1, np.int64)
+        box = packed[i]
+        x = ((box & LAST_CELL) + LAST_CELL - ((box >> 2 * FIELD) & LAST_CELL)) >> 1
+        y = (((box >> FIELD) & LAST_CELL) + LAST_CELL - (box >> 3 * FIELD)) >> 1
+        keys[i] = spread(x) | (spread(y) << 1)
+    order = np.arange(n)
+    moved = np.empty(n, np.int64)
+    starts = np.empty((1 << DIGIT) + 1, np.int64)
+    for shift in range(0, 2 * BITS, DIGIT):
+        for digit in range(len(starts)):
+            starts[digit] = 0
         for i in range(n):
-            starts[((keys[i] >> shift) & (RADIX - 1)) + 1] += 1
-        for digit in range(RADIX):
+            starts[((keys[i] >> shift) & ((1 << DIGIT) - 1)) + 1] += 1
+        for digit in range(1 << DIGIT):
             starts[digit + 1] += starts[digit]
         for at in range(n):
             i = order[at]
-            digit = (keys[i] >> shift) & (RADIX - 1)
-            sorted_order[starts[digit]] = i
+            digit = (keys[i] >> shift) & ((1 << DIGIT) - 1)
+            moved[starts[digit]] = i
             starts[digit] += 1
-        order, sorted_order = sorted_order, order
-    return order
+        order, moved = moved, order
+    for at in range(n):
+        moved[at] = packed[order[at]]
+        keys[at] = indices[order[at]]
+    return moved, keys
 
 
 @inner
-def build_tree(boxes: Floats, order: Ints) -> tuple[Floats, Ints]:
-    """Bounding boxes of groups of 8, of groups of those, and so on up to one group.
+def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, float, float]]:
+    """Packed boxes, the boxes around groups of 8 of them, around groups of those, and so on up to a few.
 
     Args:
-        boxes: (n, 4) float64 left, top, right, bottom.
-        order: (n,) int64, see :func:`spatial_order`.
+        boxes: (n, 4) float64 left, top, right, bottom; those with right < left are empty and stay out.
 
     Returns:
-        (tree, level_start): (m, 4) float64, the ordered boxes first, the root last; (levels + 1,) int64.
+        (tree, level_start, indices, grid): (m,) int64, the top level first, the boxes last; (levels + 1,) int64;
+        (boxes,) int64, which box each of the last level is; see :func:`grid_of`.
     """
-    n = len(boxes)
+    x0, y0, x_scale, y_scale = grid_of(boxes)
+    packed = np.empty(len(boxes), np.int64)
+    indices = np.empty(len(boxes), np.int64)
+    n = 0
+    for i in range(len(boxes)):
+        if boxes[i, 2] >= boxes[i, 0]:
+            packed[n] = pack(
+                cell_of(boxes[i, 0], x0, x_scale),
+                cell_of(boxes[i, 1], y0, y_scale),
+                LAST_CELL - cell_of(boxes[i, 2], x0, x_scale),
+                LAST_CELL - cell_of(boxes[i, 3], y0, y_scale),
+            )
+            indices[n] = i
+            n += 1
+    if n > TOP:
+        packed, indices = sort_by_place(packed, indices, n)
     levels = 1
     size = n
     total = n
-    while size > 1:
+    while size > TOP:
         size = (size + FANOUT - 1) // FANOUT
         total += size
         levels += 1
-    tree = np.empty((total, 4))
     level_start = np.zeros(levels + 1, np.int64)
+    level_start[levels] = total
+    size = n
+    for level in range(levels - 1, 0, -1):
+        level_start[level] = level_start[level + 1] - size
+        size = (size + FANOUT - 1) // FANOUT
+    tree = np.empty(total, np.int64)
+    leaves = level_start[levels - 1]
     for at in range(n):
-        for side in range(4):
-            tree[at, side] = boxes[order[at], side]
-    level_start[1] = n
-    for level in range(1, levels):
-        first = level_start[level - 1]
-        end = level_start[level]
-        at = end
-        for group in range(first, end, FANOUT):
-            for side in range(4):
-                tree[at, side] = tree[group, side]
+        tree[leaves + at] = packed[at]
+    for level in range(levels - 2, -1, -1):
+        group = level_start[level + 1]
+        end = level_start[level + 2]
+        for at in range(level_start[level], level_start[level + 1]):
+            box = tree[group]
             for child in range(group + 1, min(group + FANOUT, end)):
-                tree[at, 0] = min(tree[at, 0], tree[child, 0])
-                tree[at, 1] = min(tree[at, 1], tree[child, 1])
-                tree[at, 2] = max(tree[at, 2], tree[child, 2])
-                tree[at, 3] = max(tree[at, 3], tree[child, 3])
-            at += 1
-        level_start[level + 1] = at
-    return tree, level_start
+                box = around(box, tree[child])
+            tree[at] = box
+            group += FANOUT
+    return tree, level_start, indices, (x0, y0, x_scale, y_scale)
+
+
+@inner
+def room_for_found(n: int) -> tuple[Bytes, Ints, Ints, Ints]:
+    """What :func:`query_tree` writes to, for n boxes: (marks, marks in eights, nodes, found)."""
+    marks = np.zeros(TOP, np.uint8)
+    return marks, marks.view(np.int64), np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
 
 
 @inner
 def query_tree(
-    tree: Floats, level_start: Ints, order: Ints, boxes: Floats, asked: int, nodes: Ints, found: Ints
+    tree: Ints,
+    level_start: Ints,
+    indices: Ints,
+    asked: int,
+    marks: Bytes,
+    eights: Ints,
+    nodes: Ints,
+    found: Ints,
 ) -> int:
-    """Find all boxes that meet row ``asked`` of ``boxes``, borders included.
+    """Find the boxes that meet what is ``asked`` for (and perhaps some that do not), in ascending order.
 
     Args:
-        tree, level_start, order: see :func:`build_tree`.
-        nodes: scratch of the size of ``found``.
-        found: (n + 1,) int64 or longer, filled with indices of boxes.
+        tree, level_start, indices: see :func:`build_tree`.
+        asked: see :func:`asked_for`.
+        marks, eights, nodes, found: see :func:`room_for_found`; ``found`` is filled with indices of boxes.
 
     Returns:
         how many were found.
     """
-    levels = len(level_start) - 1
-    left = boxes[asked, 0]
-    top = boxes[asked, 1]
-    right = boxes[asked, 2]
-    bottom = boxes[asked, 3]
-    found[0] = level_start[levels] - 1
+    n_top = level_start[1]
+    for i in range(n_top):
+        marks[i] = not_larger(tree[i], asked) == GUARDS
     size = 0
-    if found[0] >= 0:
-        root = found[0]
-        size += (
-            (tree[root, 0] <= right)
-            & (tree[root, 2] >= left)
-            & (tree[root, 1] <= bottom)
-            & (tree[root, 3] >= top)
-        )
-    for level in range(levels - 1, 0, -1):
+    for eight in range((n_top + 7) >> 3):
+        if eights[eight] != 0:
+            for i in range(8 * eight, 8 * eight + 8):
+                found[size] = i  # written in any case, kept if it meets: a branch here would cost more
+                size += marks[i]
+    for level in range(1, len(level_start) - 1):
         parents = size
         for i in range(parents):
             nodes[i] = found[i]
         size = 0
         for i in range(parents):
-            first = level_start[level - 1] + (nodes[i] - level_start[level]) * FANOUT
-            for child in range(first, min(first + FANOUT, level_start[level])):
-                found[size] = child  # written in any case, kept if it meets: a branch here would cost more
-                size += (
-                    (tree[child, 0] <= right)
-                    & (tree[child, 2] >= left)
-                    & (tree[child, 1] <= bottom)
-                    & (tree[child, 3] >= top)
-                )
+            first = level_start[level] + (nodes[i] - level_start[level - 1]) * FANOUT
+            for child in range(first, min(first + FANOUT, level_start[level + 1])):
+                found[size] = child
+                size += not_larger(tree[child], asked) == GUARDS
+    leaves = level_start[len(level_start) - 2]
     for i in range(size):
-        found[i] = order[found[i]]
+        found[i] = indices[found[i] - leaves]
+    if len(level_start) > 2:
+        sort_indices(found, size)
     return size
 
 

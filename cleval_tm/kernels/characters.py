@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.geometry import min_area_rectangle
 
 QUAD, POLYGON, TRUNCATED, TRUNCATED_POINTS, SNAPPED = range(5)
@@ -100,15 +100,18 @@ def lengths_of(
 
 
 @inner
-def place_on_quad(points: Floats, count: int, is_vertical: bool, centres: Floats) -> None:
-    """Fill ``centres`` (count, 2) with the pseudo character centres of a quad (4, 2)."""
+def place_on_quad(
+    points: Floats, first: int, start: int, end: int, is_vertical: bool, centres: Floats
+) -> None:
+    """Fill columns ``start`` to ``end`` of ``centres`` (2, C) with the centres of the quad in four rows."""
     # Vertical text: the corners are taken one step round.
     a, b, c, d = (3, 2, 0, 1) if is_vertical else (0, 3, 1, 2)
     for axis in range(2):
-        start = (points[a, axis] + points[b, axis]) / 2.0
-        step = ((points[c, axis] + points[d, axis]) / 2.0 - start) / count
-        for i in range(count):
-            centres[i, axis] = start + step / 2.0 + step * i
+        begin = (points[first + a, axis] + points[first + b, axis]) / 2.0
+        step = ((points[first + c, axis] + points[first + d, axis]) / 2.0 - begin) / (end - start)
+        origin = begin + step / 2.0
+        for i in range(end - start):
+            centres[axis, start + i] = origin + step * i
 
 
 @inner
@@ -127,23 +130,31 @@ def division_point(
 
 
 @inner
-def place_on_polygon(points: Floats, count: int, truncate: bool, centres: Floats) -> None:
-    """Fill ``centres`` (count, 2): means of the division points before and behind each character, top and bottom."""
-    n = len(points)
+def place_on_polygon(
+    points: Floats, first: int, last: int, start: int, end: int, truncate: bool, centres: Floats
+) -> None:
+    """Fill columns ``start`` to ``end`` of ``centres`` (2, C) with those of the polygon in rows ``first`` to ``last``.
+
+    Each is the mean of the division points before and behind the character, at the top and at the bottom.
+    """
+    n = last - first
+    count = end - start
     sections = max(n // 2 - 1, 0)
     divisions = sections * count
     for i in range(count):
         for axis in range(2):
             total = 0.0
             for half in range(2):  # the top onwards, then the bottom backwards
-                first, last, towards = (0, sections, 1) if half == 0 else (n - 1, n // 2, -1)
+                begin, stop, towards = (0, sections, 1) if half == 0 else (n - 1, n // 2, -1)
                 for side in range(2):
                     division = (i + side) * sections
                     if division == divisions:
-                        total += points[last, axis]
+                        total += points[first + stop, axis]
                     else:
-                        total += division_point(points, first, towards, division, count, axis, truncate)
-            centres[i, axis] = total / 4.0
+                        total += division_point(
+                            points, first + begin, towards, division, count, axis, truncate
+                        )
+            centres[axis, start + i] = total / 4.0
 
 
 @kernel
@@ -151,34 +162,69 @@ def place_characters(
     points: Floats,
     ring_start: Ints,
     style: Bytes,
-    char_start: Ints,
+    rectangle_aspect: Floats,
+    lengths: Ints,
+    is_pseudo: Bools,
     by_height: bool,
     vertical_threshold: float,
-) -> Floats:
-    """Pseudo character centres of many shapes.
+    cap: int,
+) -> tuple[Ints, Floats]:
+    """Pseudo characters of many shapes.
 
     Args:
         points: (P, 2) float64, the shapes' points as given, one ring behind the other.
         ring_start: (S + 1,) int64.
         style: (S,) uint8.
-        char_start: (S + 1,) int64, each shape's first row in the result.
+        rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
+        lengths: (S,) int64 characters of each shape's text.
+        is_pseudo: (S,) bool, which shapes have characters by their pseudo length instead.
         by_height: whether vertical text is told by height / width.
         vertical_threshold: width / height below which a quad is vertical; or height / width from which it is.
+        cap: most pseudo characters of a shape.
 
     Returns:
-        (char_start[S], 2) float64.
+        (char_start, centres): (S + 1,) int64; (2, C) float64, x and y.
     """
-    centres = np.empty((char_start[-1], 2))
-    for s in range(len(style)):
-        count = char_start[s + 1] - char_start[s]
-        if count == 0:
+    n = len(style)
+    char_start = np.zeros(n + 1, np.int64)
+    for s in range(n):
+        count = lengths[s]
+        if is_pseudo[s]:
+            count = lengths_of(
+                points, ring_start[s], ring_start[s + 1], style[s], rectangle_aspect[s], by_height, cap
+            )[0]
+        char_start[s + 1] = char_start[s] + count
+    centres = np.empty((2, char_start[n]))
+    for s in range(n):
+        start = char_start[s]
+        end = char_start[s + 1]
+        if start == end:
             continue
-        shape = points[ring_start[s] : ring_start[s + 1]]
-        mine = centres[char_start[s] : char_start[s + 1]]
+        first = ring_start[s]
         if style[s] == QUAD:
-            aspect, reciprocal = quad_like_aspect(shape, 0, 4)
+            aspect, reciprocal = quad_like_aspect(points, first, first + 4)
             is_vertical = reciprocal >= vertical_threshold if by_height else aspect < vertical_threshold
-            place_on_quad(shape, count, is_vertical, mine)
+            place_on_quad(points, first, start, end, is_vertical, centres)
         else:
-            place_on_polygon(shape, count, style[s] >= TRUNCATED, mine)
-    return centres
+            place_on_polygon(points, first, ring_start[s + 1], start, end, style[s] >= TRUNCATED, centres)
+    return char_start, centres
+
+
+@kernel
+def pseudo_lengths(
+    points: Floats,
+    ring_start: Ints,
+    style: Bytes,
+    rectangle_aspect: Floats,
+    asked: Ints,
+    by_height: bool,
+    cap: int,
+) -> Ints:
+    """Pseudo lengths (n,) int64 of the shapes ``asked`` for (n,); the rest as for :func:`place_characters`."""
+    lengths = np.empty(len(asked), np.int64)
+    for i in range(len(asked)):
+        s = asked[i]
+        lengths[i] = lengths_of(
+            points, ring_start[s], ring_start[s + 1], style[s], rectangle_aspect[s], by_height, cap
+        )[0]
+    return lengths

@@ -1,10 +1,10 @@
-"""From the match relation to the integer counts of an image."""
+"""From an image's match relation to its integer counts."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Ints, Letters, inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Ints, Letters, inner
 from cleval_tm.kernels.characters import lengths_of
 from cleval_tm.kernels.matching import Detections, Options, Pairs, Words, group_pairs
 
@@ -13,35 +13,38 @@ DIAGONAL, UP, LEFT = range(3)
 
 @inner
 def count_claims(
-    relation: Bytes,
-    pair_gt: Ints,
-    hit_count: Ints,
-    hit_start: Ints,
-    hits: Bytes,
-    claims: Ints,
-    claim_start: Ints,
+    relation: Bytes, pairs: Pairs, char_start: Ints, gt_first: int, claims: Ints
 ) -> tuple[int, int]:
-    """Count for each character of each word how many matched detections contain it.
+    """Count for each character of an image's words how many matched detections contain it.
 
     Args:
-        claims: (C,) int64 zeros, filled; word g's from ``claim_start[g] - claim_start[0]`` on.
+        char_start: (S + 1,) int64 of all words, ``gt_first`` the image's first.
+        claims: (C,) int64 zeros, filled; the first is the first character of the image.
 
     Returns:
         (hits in matched pairs, characters claimed at least once).
     """
+    pair_gt, _, _, hit_count, hit_start, hits = pairs
     total = 0
     first_claims = 0
     for p in range(len(relation)):
         if relation[p] == 0:
             continue
         total += hit_count[p]
-        at = claim_start[pair_gt[p]] - claim_start[0]
-        for k in range(hit_start[p + 1] - hit_start[p]):
-            if hits[hit_start[p] + k]:
-                if claims[at + k] == 0:
-                    first_claims += 1
-                claims[at + k] += 1
+        at = char_start[gt_first + pair_gt[p]] - char_start[gt_first] - hit_start[p]
+        for hit in range(hit_start[p], hit_start[p + 1]):
+            first_claims += hits[hit] > claims[at + hit]
+            claims[at + hit] += hits[hit]
     return total, first_claims
+
+
+@inner
+def count_matches(relation: Bytes, indices: Ints, n: int) -> Ints:
+    """How many matched pairs (n,) int64 each word, or each detection, is in."""
+    matches = np.zeros(n, np.int64)
+    for p in range(len(relation)):
+        matches[indices[p]] += relation[p] != 0
+    return matches
 
 
 @inner
@@ -74,8 +77,12 @@ def reading_order(matched: Ints, n_matched: int, hit_start: Ints, hits: Bytes, o
 
 
 @inner
-def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Letters) -> int:
-    """Write a longest common subsequence of ``a`` and ``b`` (int32) to ``letters``, last letter first.
+def common_subsequence(
+    a: Letters, first: int, last: int, b: Letters, n_b: int, prefers_left: bool, letters: Letters
+) -> int:
+    """Write a longest common subsequence of two texts to ``letters``, last letter first.
+
+    One text is in rows ``first`` to ``last`` of ``a`` (int32), the other in the first ``n_b`` of ``b``.
 
     Among several, the one found by tracing the table of prefix lengths back from its end; off the diagonal it
     goes up only if that is strictly longer, or left only if that is (``prefers_left``).
@@ -83,14 +90,13 @@ def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Lett
     Returns:
         its length.
     """
-    n_a = len(a)
-    n_b = len(b)
     size = 0
-    while n_a > 0 and n_b > 0 and a[n_a - 1] == b[n_b - 1]:
-        n_a -= 1
+    while last > first and n_b > 0 and a[last - 1] == b[n_b - 1]:
+        last -= 1
         n_b -= 1
-        letters[size] = a[n_a]
+        letters[size] = a[last]
         size += 1
+    n_a = last - first
     if n_a == 0 or n_b == 0:
         return size
     step = np.empty((n_a, n_b), np.uint8)
@@ -100,7 +106,7 @@ def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Lett
         for j in range(n_b):
             up = lengths[j + 1]
             left = lengths[j]
-            if a[i] == b[j]:
+            if a[first + i] == b[j]:
                 step[i, j] = DIAGONAL
                 lengths[j + 1] = corner + 1
             else:
@@ -112,7 +118,7 @@ def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Lett
     j = n_b - 1
     while i >= 0 and j >= 0:
         if step[i, j] == DIAGONAL:
-            letters[size] = a[i]
+            letters[size] = a[first + i]
             size += 1
             i -= 1
             j -= 1
@@ -124,25 +130,35 @@ def common_subsequence(a: Letters, b: Letters, prefers_left: bool, letters: Lett
 
 
 @inner
-def read_alike(
-    gt_letters: Letters,
-    gt_letter_start: Ints,
-    g: int,
-    letters: Letters,
-    letter_start: Ints,
-    d: int,
-    taken: Bools,
+def common_length(
+    a: Letters, a_first: int, a_last: int, b: Letters, b_first: int, b_last: int, row: Ints
 ) -> int:
-    """Take the whole text of detection ``d`` where it is that of word ``g``; return its length, or -1 where not."""
-    size: int = letter_start[d + 1] - letter_start[d]
-    if gt_letter_start[g + 1] - gt_letter_start[g] != size:
-        return -1
-    first = letter_start[d] - letter_start[0]
-    for k in range(size):
-        if letters[letter_start[d] + k] != gt_letters[gt_letter_start[g] + k] or taken[first + k]:
-            return -1
-    for k in range(size):
-        taken[first + k] = True
+    """Length of the longest common subsequence of two texts, rows of ``a`` and of ``b`` (int32).
+
+    Args:
+        row: scratch with more room than the second text has letters.
+    """
+    size: int = 0
+    while a_first < a_last and b_first < b_last and a[a_first] == b[b_first]:
+        a_first += 1
+        b_first += 1
+        size += 1
+    while a_first < a_last and b_first < b_last and a[a_last - 1] == b[b_last - 1]:
+        a_last -= 1
+        b_last -= 1
+        size += 1
+    n = b_last - b_first
+    if n == 0:
+        return size
+    for j in range(n + 1):
+        row[j] = 0
+    for i in range(a_first, a_last):
+        corner = 0
+        for j in range(n):
+            above = row[j + 1]
+            row[j + 1] = corner + 1 if a[i] == b[b_first + j] else max(above, row[j])
+            corner = above
+    size += row[n]
     return size
 
 
@@ -151,6 +167,7 @@ def read_remaining(
     ordered: Ints,
     n_ordered: int,
     pair_det: Ints,
+    det_first: int,
     letters: Letters,
     letter_start: Ints,
     taken: Bools,
@@ -159,137 +176,154 @@ def read_remaining(
     """Write what is left of the texts of the ordered pairs' detections to ``text``; return how many letters."""
     size = 0
     for m in range(n_ordered):
-        d = pair_det[ordered[m]]
-        for at in range(letter_start[d], letter_start[d + 1]):
-            if not taken[at - letter_start[0]]:
+        d = det_first + pair_det[ordered[m]]
+        for at in range(letter_start[d], letter_start[d + 1] - 1):
+            if not taken[at - letter_start[det_first]]:
                 text[size] = letters[at]
                 size += 1
     return size
 
 
 @inner
-def take_letters(
-    found: Letters,
-    size: int,
+def take_letter(
+    letter: int,
     ordered: Ints,
     n_ordered: int,
     pair_det: Ints,
+    det_first: int,
     letters: Letters,
     letter_start: Ints,
     taken: Bools,
 ) -> None:
-    """Remove each letter found, first to last, from the first of the ordered detections that still has it."""
-    for at_letter in range(size - 1, -1, -1):
-        searching = True
-        for m in range(n_ordered):
-            d = pair_det[ordered[m]]
-            for at in range(letter_start[d], letter_start[d + 1]):
-                if searching and letters[at] == found[at_letter] and not taken[at - letter_start[0]]:
-                    taken[at - letter_start[0]] = True
-                    searching = False
+    """Remove a letter from the first of the ordered detections that still has it."""
+    for m in range(n_ordered):
+        d = det_first + pair_det[ordered[m]]
+        for at in range(letter_start[d], letter_start[d + 1] - 1):
+            if letters[at] == letter and not taken[at - letter_start[det_first]]:
+                taken[at - letter_start[det_first]] = True
+                return
 
 
 @inner
 def count_letters(
-    gt_letters: Letters,
-    gt_letter_start: Ints,
-    letters: Letters,
-    letter_start: Ints,
-    order: Ints,
+    words: Words,
+    view: int,
+    gt_first: int,
+    gt_matches: Ints,
+    detections: Detections,
+    det_first: int,
+    det_matches: Ints,
+    pairs: Pairs,
     relation: Bytes,
-    pair_gt: Ints,
-    pair_det: Ints,
-    hit_start: Ints,
-    hits: Bytes,
     prefers_left: bool,
 ) -> int:
-    """Letters of one image's words that their detections read right, each letter of a text used once.
+    """Letters of an image's words that their detections read right, each letter of a text used once.
 
     Args:
-        gt_letters, letters: int32 letters of all words and of all detections.
-        gt_letter_start, letter_start: (n + 1,) int64 of this image's words and detections.
-        order: (n_gt,) int64.
-        relation, pair_gt, pair_det: (M,) of this image.
-        hit_start, hits: (M + 1,), (H,).
+        words, view, gt_first, detections, det_first: the image's, see :class:`Words` and :class:`Detections`.
+        gt_matches, det_matches: (n_gt,), (n_det,) int64, see :func:`count_matches`.
+        pairs, relation: of the image, M pairs.
     """
-    taken = np.zeros(letter_start[len(letter_start) - 1] - letter_start[0], np.bool_)
-    text = np.empty(len(taken), np.int32)
-    matched = np.empty(len(letter_start), np.int64)
-    ordered = np.empty(len(letter_start), np.int64)
-    gt_start, gt_pairs = group_pairs(pair_gt, len(order))
+    gt_letters = words.letters
+    gt_letter_start = words.letter_start
+    order = words.order
+    letters = detections.letters
+    letter_start = detections.letter_start
+    pair_gt, pair_det, _, _, hit_start, hits = pairs
+    n_det = len(det_matches)
+    n_letters = letter_start[det_first + n_det] - letter_start[det_first]
+    row = np.empty(n_letters + 1, np.int64)
     total = 0
-    for t in range(len(order)):
-        g = order[t]
+    shared = 0
+    for p in range(len(relation)):
+        if relation[p] == 0:
+            continue
+        g = gt_first + pair_gt[p]
+        d = det_first + pair_det[p]
+        if gt_matches[pair_gt[p]] == 1 and det_matches[pair_det[p]] == 1:
+            total += common_length(
+                gt_letters,
+                gt_letter_start[g],
+                gt_letter_start[g + 1] - 1,
+                letters,
+                letter_start[d],
+                letter_start[d + 1] - 1,
+                row,
+            )
+        else:
+            shared += 1
+    if shared == 0:
+        return total
+    taken = np.zeros(n_letters, np.bool_)
+    text = np.empty(n_letters, np.int32)
+    found = np.empty(n_letters, np.int32)
+    matched = np.empty(n_det, np.int64)
+    ordered = np.empty(n_det, np.int64)
+    gt_start, gt_pairs = group_pairs(pair_gt, len(relation), len(gt_matches))
+    for t in range(len(gt_matches)):
+        g = order[view, gt_first + t] if len(order) else t
         n_matched = 0
+        used_once = True  # by this word alone: then it does not matter which letters it takes
         for at in range(gt_start[g], gt_start[g + 1]):
             if relation[gt_pairs[at]] != 0:
                 matched[n_matched] = gt_pairs[at]
                 n_matched += 1
-        if n_matched == 0:
+                used_once &= det_matches[pair_det[gt_pairs[at]]] == 1
+        if n_matched == 0 or (n_matched == 1 and used_once):
             continue
-        if n_matched == 1:
-            size = read_alike(
-                gt_letters, gt_letter_start, g, letters, letter_start, pair_det[matched[0]], taken
-            )
-            if size >= 0:
-                total += size
-                continue
         n_ordered = reading_order(matched, n_matched, hit_start, hits, ordered)
-        size = read_remaining(ordered, n_ordered, pair_det, letters, letter_start, taken, text)
-        truth = gt_letters[gt_letter_start[g] : gt_letter_start[g + 1]]
-        found = np.empty(min(len(truth), size), np.int32)
-        size = common_subsequence(truth, text[:size], prefers_left, found)
-        take_letters(found, size, ordered, n_ordered, pair_det, letters, letter_start, taken)
+        size = read_remaining(ordered, n_ordered, pair_det, det_first, letters, letter_start, taken, text)
+        first = gt_letter_start[gt_first + g]
+        last = gt_letter_start[gt_first + g + 1] - 1
+        if used_once:
+            total += common_length(gt_letters, first, last, text, 0, size, row)
+            continue
+        size = common_subsequence(gt_letters, first, last, text, size, prefers_left, found)
+        for at in range(size - 1, -1, -1):
+            take_letter(found[at], ordered, n_ordered, pair_det, det_first, letters, letter_start, taken)
         total += size
     return total
 
 
 @inner
-def count_sides(
-    relation: Bytes,
-    pair_gt: Ints,
-    pair_det: Ints,
-    ignored: Bools,
-    det_ignored: Bools,
-    char_start: Ints,
-    letter_start: Ints,
-    detections: Detections,
-    det_first: int,
-    options: Options,
-    row: Ints,
-) -> None:
-    """Fill the columns of ``row`` that tell of words or detections one by one."""
-    gt_matches = np.zeros(len(ignored), np.int64)
-    det_matches = np.zeros(len(det_ignored), np.int64)
-    for p in range(len(relation)):
-        if relation[p] != 0:
-            gt_matches[pair_gt[p]] += 1
-            det_matches[pair_det[p]] += 1
-    for g in range(len(ignored)):
-        if ignored[g]:
+def count_words(words: Words, view: int, gt_first: int, gt_matches: Ints, row: Ints) -> None:
+    """Fill the columns of ``row`` that tell of words one by one."""
+    ignored = words.ignored
+    char_start = words.char_start
+    for g in range(len(gt_matches)):
+        if ignored[view, gt_first + g]:
             row[18] += 1  # ignored_gt
             continue
         row[16] += 1  # words_gt
-        row[0] += char_start[g + 1] - char_start[g]  # chars_gt
+        row[0] += char_start[gt_first + g + 1] - char_start[gt_first + g]  # chars_gt
         if gt_matches[g] > 1:
             row[6] += 1  # splits
             row[3] += gt_matches[g] - 1  # recall_granularity
-    for d in range(len(det_ignored)):
+
+
+@inner
+def count_detections(
+    detections: Detections, det_first: int, det_matches: Ints, det_ignored: Bools, options: Options, row: Ints
+) -> None:
+    """Fill the columns of ``row`` that tell of detections one by one."""
+    letter_start = detections.letter_start
+    shapes = detections.shapes
+    for d in range(len(det_matches)):
         if det_ignored[d]:
             row[19] += 1  # ignored_det
             continue
-        length = letter_start[d + 1] - letter_start[d]
+        s = det_first + d
+        length = letter_start[s + 1] - letter_start[s] - 1
         row[17] += 1  # words_det
         row[11] += length  # e2e_chars_det
         if det_matches[d] == 0:
             row[9] += 1  # false_positives
-            s = det_first + d
             row[5] += lengths_of(  # det_fp_chars
-                detections.points,
-                detections.ring_start[s],
-                detections.ring_start[s + 1],
-                detections.style[s],
-                detections.rectangle_aspect[s],
+                shapes.points,
+                shapes.ring_start[s],
+                shapes.ring_start[s + 1],
+                shapes.style[s],
+                shapes.rectangle_aspect[s],
                 options.by_height,
                 options.pseudo_length_cap,
             )[1]
@@ -302,120 +336,16 @@ def count_sides(
 
 @inner
 def count_labels(
-    relation: Bytes, pair_gt: Ints, pair_det: Ints, gt_label: Ints, det_label: Ints, row: Ints
+    relation: Bytes, pairs: Pairs, gt_label: Ints, gt_first: int, det_label: Ints, det_first: int, row: Ints
 ) -> None:
     """Fill the columns of orientation."""
+    pair_gt, pair_det, _, _, _, _ = pairs
+    if len(gt_label) == 0 or len(det_label) == 0:
+        return
     for p in range(len(relation)):
         if relation[p] != 0:
-            label = gt_label[pair_gt[p]]
-            other = det_label[pair_det[p]]
+            label = gt_label[gt_first + pair_gt[p]]
+            other = det_label[det_first + pair_det[p]]
             if label >= 0 and other >= 0:
                 row[14] += 1  # orientation_pairs
-                if label == other:
-                    row[15] += 1  # orientation_correct
-
-
-@kernel
-def count_matches(
-    words: Words,
-    gt_image: Ints,
-    detections: Detections,
-    first: int,
-    last: int,
-    pairs: Pairs,
-    relation: Bytes,
-    det_ignored: Bools,
-    options: Options,
-    table: Ints,
-) -> Ints:
-    """Add up rows ``first`` to ``last`` of the table of counts.
-
-    Args:
-        words, gt_image, detections, first, last: as for :func:`cleval_tm.kernels.matching.find_pairs`.
-        pairs, relation, det_ignored, options: as of :func:`cleval_tm.kernels.matching.relate_pairs`.
-        table: (n, V, 21) int64 zeros, filled; columns in the order of ``cleval_tm.counts.COUNTS``.
-
-    Returns:
-        (V, C) int64: for each pseudo character of these images' words, matched detections that contain it.
-    """
-    views = len(words.ignored)
-    n_chars = 0
-    for image in range(first, last):
-        gt_first = words.image_start[gt_image[image]]
-        gt_last = words.image_start[gt_image[image] + 1]
-        n_chars += words.char_start[gt_last] - words.char_start[gt_first]
-    claims = np.zeros((views, n_chars), np.int64)
-    n_chars = 0
-    base = detections.image_start[first]
-    for image in range(first, last):
-        gt_first = words.image_start[gt_image[image]]
-        gt_last = words.image_start[gt_image[image] + 1]
-        det_first = detections.image_start[image]
-        det_last = detections.image_start[image + 1]
-        start = pairs.image_start[image - first]
-        end = pairs.image_start[image - first + 1]
-        pair_gt = pairs.gt[start:end]
-        pair_det = pairs.det[start:end]
-        hit_start = pairs.hit_start[start : end + 1]
-        char_start = words.char_start[gt_first : gt_last + 1]
-        letter_start = detections.letter_start[det_first : det_last + 1]
-        image_chars = char_start[gt_last - gt_first] - char_start[0]
-        irregular = 0
-        for g in range(gt_first, gt_last):
-            irregular += words.irregular[g]
-        for d in range(det_first, det_last):
-            irregular += detections.irregular[d]
-        for view in range(views):
-            row = table[image, view]
-            related = relation[view, start:end]
-            contained, first_claims = count_claims(
-                related,
-                pair_gt,
-                pairs.hit_count[start:end],
-                hit_start,
-                pairs.hits,
-                claims[view, n_chars : n_chars + image_chars],
-                char_start,
-            )
-            count_sides(
-                related,
-                pair_gt,
-                pair_det,
-                words.ignored[view, gt_first:gt_last],
-                det_ignored[view, det_first - base : det_last - base],
-                char_start,
-                letter_start,
-                detections,
-                det_first,
-                options,
-                row,
-            )
-            count_labels(
-                related,
-                pair_gt,
-                pair_det,
-                words.label[gt_first:gt_last],
-                detections.label[det_first:det_last],
-                row,
-            )
-            row[1] = contained + row[5]  # chars_det
-            row[2] = first_claims  # det_tp
-            row[8] = contained - first_claims  # overlaps
-            if options.reads_text:
-                row[10] = count_letters(  # e2e_tp
-                    words.letters,
-                    words.letter_start[gt_first : gt_last + 1],
-                    detections.letters,
-                    letter_start,
-                    words.order[view, gt_first:gt_last],
-                    related,
-                    pair_gt,
-                    pair_det,
-                    hit_start,
-                    pairs.hits,
-                    options.lcs_prefers_left,
-                )
-            row[12] = row[11] - row[10]  # e2e_fp_chars
-            row[20] = irregular
-        n_chars += image_chars
-    return claims
+                row[15] += label == other  # orientation_correct

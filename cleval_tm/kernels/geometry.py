@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Floats, Ints, inner
+from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner
 
 SIGN = 5
 EDGE_COLUMNS = 6
@@ -38,30 +38,33 @@ def signed_area(points: Floats, first: int, last: int) -> float:
 
 
 @inner
-def write_edges(points: Floats, first: int, last: int, orientation: float, edges: Floats) -> None:
-    """Fill rows ``first`` to ``last`` of ``edges`` (E, 6) with those of the ring in the same rows of ``points``.
+def write_edges(points: Floats, first: int, last: int, orientation: float, edges: Floats, at: int) -> None:
+    """Fill rows of ``edges`` (E, 6), from ``at`` on, with those of the ring in ``points``, rows ``first`` to ``last``.
 
-    ``orientation`` is the sign of the ring's signed area, 0 for none.
+    ``orientation`` has the sign of the ring's signed area, 0 for none.
     """
+    sign = np.sign(orientation)
+    xj = points[last - 1, 0]
+    yj = points[last - 1, 1]
     for i in range(first, last):
-        j = i + 1 if i + 1 < last else first
-        forward = points[i, 0] <= points[j, 0]
-        a = i if forward else j
-        b = j if forward else i
-        x = points[a, 0]
-        y = points[a, 1]
-        edges[i, 0] = x
-        edges[i, 1] = y
-        edges[i, 2] = points[b, 0]
-        edges[i, 3] = points[b, 1]
-        width = points[b, 0] - x
-        if width > 0.0:
-            edges[i, 4] = (points[b, 1] - y) / width
-            # Walking with the interior to the left, edges towards -x lie above the interior.
-            edges[i, 5] = -orientation if forward else orientation
-        else:
-            edges[i, 4] = 0.0
-            edges[i, 5] = 0.0
+        xi = points[i, 0]
+        yi = points[i, 1]
+        forward = xj <= xi
+        x = xj if forward else xi
+        y = yj if forward else yi
+        x_end = xi if forward else xj
+        y_end = yi if forward else yj
+        slope = (y_end - y) / (x_end - x)
+        edges[at, 0] = x
+        edges[at, 1] = y
+        edges[at, 2] = x_end
+        edges[at, 3] = y_end
+        edges[at, 4] = slope if x < x_end else 0.0
+        # Walking with the interior to the left, edges towards -x lie above the interior.
+        edges[at, 5] = (-sign if forward else sign) if x < x_end else 0.0
+        at += 1
+        xj = xi
+        yj = yi
 
 
 @inner
@@ -108,20 +111,40 @@ def overlap_area(edges_a: Floats, a0: int, a1: int, edges_b: Floats, b0: int, b1
 
 
 @inner
-def contains(points: Floats, first: int, last: int, x: float, y: float) -> bool:
-    """Whether the ring in rows ``first`` to ``last`` holds the point: even-odd crossing test, half-open edges."""
-    inside = False
-    j = last - 1
+def mark_contained(
+    rings: Floats,
+    first: int,
+    last: int,
+    points: Floats,
+    first_point: int,
+    last_point: int,
+    inside: Bytes,
+    start: int,
+) -> int:
+    """Set ``inside``, from ``start`` on, for the points (2, P) that a ring holds; return how many.
+
+    Even-odd crossing test with half-open edges.
+    """
+    shift = start - first_point
+    for p in range(first_point, last_point):
+        inside[shift + p] = 0
+    xj = rings[last - 1, 0]
+    yj = rings[last - 1, 1]
     for i in range(first, last):
-        yi = points[i, 1]
-        yj = points[j, 1]
-        if (yi <= y and y < yj) or (yj <= y and y < yi):
-            xi = points[i, 0]
-            # This order of operations decides for points on an edge.
-            if x < (points[j, 0] - xi) * (y - yi) / (yj - yi) + xi:
-                inside = not inside
-        j = i
-    return inside
+        xi = rings[i, 0]
+        yi = rings[i, 1]
+        if yi != yj:
+            for p in range(first_point, last_point):
+                y = points[1, p]
+                # This order of operations decides for points on an edge.
+                crosses = ((yi <= y) != (yj <= y)) & (points[0, p] < (xj - xi) * (y - yi) / (yj - yi) + xi)
+                inside[shift + p] ^= crosses
+        xj = xi
+        yj = yi
+    count = 0
+    for p in range(first_point, last_point):
+        count += inside[shift + p]
+    return count
 
 
 @inner

@@ -1,7 +1,7 @@
-"""Which words and detections belong together: pairs, area precision, ignored detections, the match relation.
+"""Which words and detections of an image belong together: pairs, area precision, ignored detections, the match.
 
-A pair is a word and a detection of one image that share area or a pseudo character. Lists of M pairs run in
-parallel, by image, detection, word; words and detections are counted from their image's first.
+A pair is a word and a detection. Lists of an image's M pairs run in parallel, by detection, then by word; words and
+detections are counted from their image's first.
 """
 
 from __future__ import annotations
@@ -10,67 +10,54 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
-from cleval_tm.kernels.candidates import build_tree, longer, query_tree, sort_indices, spatial_order
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner
+from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree, room_for_found
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
-from cleval_tm.kernels.geometry import contains, contains_strictly, overlap_area
+from cleval_tm.kernels.geometry import contains_strictly, mark_contained, overlap_area, write_edges
+from cleval_tm.kernels.measure import BOX, ShapeArrays, edges_of, room_for_edges
 
 ONE_TO_ONE, SPLIT, MERGE = 1, 2, 4
 """Bits of a pair's relation."""
 
 
 class Words(NamedTuple):
-    """Ground truth of many images; S words, C pseudo characters, E edges, V views.
+    """Ground truth of many images; S words, C pseudo characters, V views.
 
     A view is one way of ignoring words: the first is the plain one, the others are scale bins.
     """
 
-    image_start: Any  # (images + 1,) int64 first word of each image
-    bounds: Any  # (S, 4) float64 left, top, right, bottom
-    edges: Any  # (E, 6) float64, see geometry
-    edge_start: Any  # (regions,) int64; region s is that of word s, those after S are of ignored words
-    edge_end: Any  # (regions,) int64
+    shapes: ShapeArrays
     char_start: Any  # (S + 1,) int64
-    centres: Any  # (C, 2) float64
-    letters: Any  # (letters,) int32
+    centres: Any  # (2, C) float64, x and y
+    letters: Any  # int32, see text.letters_of
     letter_start: Any  # (S + 1,) int64
-    label: Any  # (S,) int64 orientation, -1 without one
-    irregular: Any  # (S,) bool
+    label: Any  # (S,) int64 orientation, -1 without one; or none at all
     ignored: Any  # (V, S) bool
-    region: Any  # (V, S) int64, what is left of the word where it is ignored
-    order: Any  # (V, S) int64, the order in which an image's words are walked, counted from its first
+    ever_ignored: Any  # (S,) bool, in some view
+    remainder: Any  # (V, S) int64 the region that is left of an ignored word, -1 for the whole word; or none
+    order: (
+        Any  # (V, S) int64, the order in which an image's words are walked, counted from its first; or none
+    )
 
 
 class Detections(NamedTuple):
-    """Detections of many images; S detections, P points, E edges."""
+    """Detections of many images; S detections."""
 
-    image_start: Any  # (images + 1,) int64
-    rings: Any  # (P, 2) float64
-    ring_start: Any  # (S + 1,) int64
-    style: Any  # (S,) uint8, see characters
-    bounds: Any  # (S, 4) float64
-    area: Any  # (S,) float64
-    edges: Any  # (E, 6) float64
-    edge_start: Any  # (S,) int64
-    edge_end: Any  # (S,) int64
-    points: Any  # (P, 2) float64, as given
-    rectangle_aspect: Any  # (S,) float64
-    letters: Any  # (letters,) int32
+    shapes: ShapeArrays
+    letters: Any  # int32
     letter_start: Any  # (S + 1,) int64
-    label: Any  # (S,) int64
-    irregular: Any  # (S,) bool
+    label: Any  # (S,) int64, or none at all
 
 
 class Pairs(NamedTuple):
-    """The pairs of some images."""
+    """The pairs of an image, and room for more: the first M rows count."""
 
-    image_start: Any  # (images + 1,) int64 first pair of each image
-    gt: Any  # (M,) int64
-    det: Any  # (M,) int64
-    shared_area: Any  # (M,) float64
-    hit_count: Any  # (M,) int64 characters of the word that the detection contains
-    hit_start: Any  # (M + 1,) int64
-    hits: Any  # (H,) uint8, from hit_start[pair] on: whether the detection contains the word's character
+    gt: Any  # (room,) int64
+    det: Any  # (room,) int64
+    shared_area: Any  # (room,) float64
+    hit_count: Any  # (room,) int64 characters of the word that the detection contains
+    hit_start: Any  # (room + 1,) int64
+    hits: Any  # uint8, from hit_start[pair] on: whether the detection contains the word's character
 
 
 class Options(NamedTuple):
@@ -87,19 +74,56 @@ class Options(NamedTuple):
 
 
 @inner
-def word_bounds(bounds: Floats, char_start: Ints, centres: Floats, first: int, last: int) -> Floats:
-    """Bounding boxes (last - first, 4) of words and their pseudo characters."""
+def room_for(pairs: int) -> Pairs:
+    """Room for so many pairs."""
+    return Pairs(
+        np.empty(pairs, np.int64),
+        np.empty(pairs, np.int64),
+        np.empty(pairs),
+        np.empty(pairs, np.int64),
+        np.zeros(pairs + 1, np.int64),
+        np.empty(4 * pairs, np.uint8),
+    )
+
+
+@inner
+def more_room(pairs: Pairs, size: int) -> Pairs:
+    """The same pairs with room for at least ``size``."""
+    return Pairs(
+        longer(pairs.gt, size),
+        longer(pairs.det, size),
+        longer(pairs.shared_area, size),
+        longer(pairs.hit_count, size),
+        longer(pairs.hit_start, 2 * size + 1),
+        pairs.hits,
+    )
+
+
+@inner
+def reach_of_words(words: Words, first: int, last: int, whole: bool) -> Floats:
+    """Bounding boxes (last - first, 4) of what must meet a detection for a pair to matter.
+
+    That is the pseudo characters, and the area too of words that are ignored, or of all (``whole``): without one of
+    its characters in it, a detection's share of any other word decides nothing.
+    """
+    bounds = words.shapes.bounds
+    char_start = words.char_start
+    centres = words.centres
+    ever_ignored = words.ever_ignored
     boxes = np.empty((last - first, 4))
     for g in range(first, last):
-        left = bounds[g, 0]
-        top = bounds[g, 1]
-        right = bounds[g, 2]
-        bottom = bounds[g, 3]
+        left = top = np.inf
+        right = bottom = -np.inf
+        if whole or ever_ignored[g]:
+            left = bounds[g, 0]
+            top = bounds[g, 1]
+            right = bounds[g, 2]
+            bottom = bounds[g, 3]
         for c in range(char_start[g], char_start[g + 1]):
-            left = min(left, centres[c, 0])
-            top = min(top, centres[c, 1])
-            right = max(right, centres[c, 0])
-            bottom = max(bottom, centres[c, 1])
+            left = min(left, centres[0, c])
+            top = min(top, centres[1, c])
+            right = max(right, centres[0, c])
+            bottom = max(bottom, centres[1, c])
         boxes[g - first, 0] = left
         boxes[g - first, 1] = top
         boxes[g - first, 2] = right
@@ -108,142 +132,234 @@ def word_bounds(bounds: Floats, char_start: Ints, centres: Floats, first: int, l
 
 
 @inner
-def mark_hits(
-    words: Words, g: int, detections: Detections, d: int, is_open: bool, hits: Bytes, start: int
-) -> int:
-    """Set ``hits[start + k]`` for each pseudo character of word ``g`` that detection ``d`` holds; return how many."""
-    count = 0
-    left = detections.bounds[d, 0]
-    top = detections.bounds[d, 1]
-    right = detections.bounds[d, 2]
-    bottom = detections.bounds[d, 3]
-    first = words.char_start[g]
-    for c in range(first, words.char_start[g + 1]):
-        x = words.centres[c, 0]
-        y = words.centres[c, 1]
-        inside = False
-        if x >= left and x <= right and y >= top and y <= bottom:
-            if is_open:
-                inside = contains_strictly(
-                    detections.edges, detections.edge_start[d], detections.edge_end[d], x, y
-                )
-            else:
-                inside = contains(
-                    detections.rings, detections.ring_start[d], detections.ring_start[d + 1], x, y
-                )
-        hits[start + c - first] = inside
-        count += inside
-    return count
-
-
-@kernel
-def find_pairs(words: Words, gt_image: Ints, detections: Detections, first: int, last: int) -> Pairs:
-    """All pairs of images ``first`` to ``last`` that share area or a pseudo character.
+def find_pairs(
+    words: Words,
+    gt_first: int,
+    gt_last: int,
+    detections: Detections,
+    det_first: int,
+    det_last: int,
+    whole: bool,
+    pairs: Pairs,
+) -> tuple[int, Pairs]:
+    """The pairs of an image that matter: those that share a pseudo character, or an ignored word's area.
 
     Args:
-        words: :class:`Words`.
-        gt_image: (n,) int64, the image in ``words`` of each image in ``detections``.
-        detections: :class:`Detections` of n images.
+        words, gt_first, gt_last: :class:`Words`, and which of them are the image's.
+        detections, det_first, det_last: likewise.
+        whole: find all pairs that share area.
+        pairs: room for them.
 
     Returns:
-        :class:`Pairs`.
+        how many there are, and :class:`Pairs`: the same or larger ones.
     """
-    det = detections
-    n_det = det.image_start[last] - det.image_start[first]
-    capacity = 3 * n_det + 16
-    image_start = np.zeros(last - first + 1, np.int64)
-    pair_gt = np.empty(capacity, np.int64)
-    pair_det = np.empty(capacity, np.int64)
-    shared_area = np.empty(capacity)
-    hit_count = np.empty(capacity, np.int64)
-    hit_start = np.zeros(capacity + 1, np.int64)
-    hits = np.empty(4 * capacity, np.uint8)
+    ever_ignored = words.ever_ignored
+    char_start = words.char_start
+    centres = words.centres
+    gt_rings = words.shapes.rings
+    gt_ring_start = words.shapes.ring_start
+    gt_kind = words.shapes.kind
+    gt_bounds = words.shapes.bounds
+    gt_area = words.shapes.area
+    gt_region = words.shapes.region
+    gt_edges = words.shapes.edges
+    gt_region_start = words.shapes.region_start
+    rings = detections.shapes.rings
+    ring_start = detections.shapes.ring_start
+    style = detections.shapes.style
+    kind = detections.shapes.kind
+    bounds = detections.shapes.bounds
+    det_area = detections.shapes.area
+    region = detections.shapes.region
+    det_edges = detections.shapes.edges
+    region_start = detections.shapes.region_start
+    pair_gt, pair_det, shared_area, hit_count, hit_start, hits = pairs
+    boxes = reach_of_words(words, gt_first, gt_last, whole)
+    tree, level_start, indices, grid = build_tree(boxes)
+    marks, eights, nodes, found = room_for_found(gt_last - gt_first)
+    own_gt_edges = room_for_edges(gt_ring_start, gt_first, gt_last)
+    own_edges = room_for_edges(ring_start, det_first, det_last)
     size = 0
-    for image in range(first, last):
-        gt_first = words.image_start[gt_image[image]]
-        gt_last = words.image_start[gt_image[image] + 1]
-        det_first = det.image_start[image]
-        boxes = word_bounds(words.bounds, words.char_start, words.centres, gt_first, gt_last)
-        order = spatial_order(boxes)
-        tree, level_start = build_tree(boxes, order)
-        nodes = np.empty(gt_last - gt_first + 1, np.int64)
-        found = np.empty(gt_last - gt_first + 1, np.int64)
-        for d in range(det_first, det.image_start[image + 1]):
-            n_found = query_tree(tree, level_start, order, det.bounds, d, nodes, found)
-            sort_indices(found, n_found)
-            edge_start = det.edge_start[d]
-            edge_end = det.edge_end[d]
-            top = det.bounds[d, 1]
-            is_open = det.style[d] == TRUNCATED or det.style[d] == TRUNCATED_POINTS
-            for f in range(n_found):
-                g = gt_first + found[f]
-                start = hit_start[size]
-                length = words.char_start[g + 1] - words.char_start[g]
-                if size == len(pair_gt):
-                    pair_gt = longer(pair_gt, size + 1)
-                    pair_det = longer(pair_det, size + 1)
-                    shared_area = longer(shared_area, size + 1)
-                    hit_count = longer(hit_count, size + 1)
-                    hit_start = longer(hit_start, len(pair_gt) + 1)
-                if start + length > len(hits):
-                    hits = longer(hits, start + length)
-                area = overlap_area(
-                    words.edges, words.edge_start[g], words.edge_end[g], det.edges, edge_start, edge_end, top
-                )
-                count = mark_hits(words, g, det, d, is_open, hits, start)
-                if area > 0.0 or count > 0:
-                    pair_gt[size] = found[f]
-                    pair_det[size] = d - det_first
-                    shared_area[size] = area
-                    hit_count[size] = count
-                    hit_start[size + 1] = start + length
-                    size += 1
-        image_start[image - first + 1] = size
-    return Pairs(
-        image_start,
-        pair_gt[:size],
-        pair_det[:size],
-        shared_area[:size],
-        hit_count[:size],
-        hit_start[: size + 1],
-        hits,
-    )
+    for d in range(det_first, det_last):
+        left = bounds[d, 0]
+        top = bounds[d, 1]
+        right = bounds[d, 2]
+        bottom = bounds[d, 3]
+        asked = asked_for(left, top, right, bottom, grid)
+        n_found = query_tree(tree, level_start, indices, asked, marks, eights, nodes, found)
+        if size + n_found > len(pair_gt):
+            pairs = more_room(
+                Pairs(pair_gt, pair_det, shared_area, hit_count, hit_start, hits), size + n_found
+            )
+            pair_gt, pair_det, shared_area, hit_count, hit_start, hits = pairs
+        is_open = style[d] == TRUNCATED or style[d] == TRUNCATED_POINTS
+        is_box = kind[d] == BOX and not is_open
+        # Of a box, left and top belong to it, right and bottom do not. Others are looked at more closely below.
+        x_end = right if is_box else right + 1.0
+        y_end = bottom if is_box else bottom + 1.0
+        edges = own_edges
+        first_edge = 0
+        last_edge = ring_start[d + 1] - ring_start[d]
+        if region[d] >= 0:
+            edges = det_edges
+            first_edge = region_start[region[d]]
+            last_edge = region_start[region[d] + 1]
+        edges_known = region[d] >= 0
+        if is_open and not edges_known:
+            write_edges(rings, ring_start[d], ring_start[d + 1], det_area[d], own_edges, 0)
+            edges_known = True
+        for f in range(n_found):
+            g = gt_first + found[f]
+            start = hit_start[size]
+            end = start + char_start[g + 1] - char_start[g]
+            hit_start[size + 1] = end
+            if end > len(hits):
+                hits = longer(hits, end)
+            first_char = char_start[g]
+            count = 0
+            for c in range(first_char, char_start[g + 1]):
+                x = centres[0, c]
+                y = centres[1, c]
+                inside = (x >= left) & (y >= top) & (x < x_end) & (y < y_end)
+                hits[start + c - first_char] = inside
+                count += inside
+            if count > 0 and not is_box:
+                if is_open:
+                    count = 0
+                    for c in range(first_char, char_start[g + 1]):
+                        if hits[start + c - first_char]:
+                            inside = contains_strictly(
+                                edges, first_edge, last_edge, centres[0, c], centres[1, c]
+                            )
+                            hits[start + c - first_char] = inside
+                            count += inside
+                else:
+                    count = mark_contained(
+                        rings,
+                        ring_start[d],
+                        ring_start[d + 1],
+                        centres,
+                        first_char,
+                        char_start[g + 1],
+                        hits,
+                        start,
+                    )
+            if count == 0 and not (whole or ever_ignored[g]):
+                continue
+            if gt_kind[g] == BOX and kind[d] == BOX:
+                width = min(right, gt_bounds[g, 2]) - max(left, gt_bounds[g, 0])
+                height = min(bottom, gt_bounds[g, 3]) - max(top, gt_bounds[g, 1])
+                area = width * height if width > 0.0 and height > 0.0 else 0.0
+            else:
+                if not edges_known:
+                    write_edges(rings, ring_start[d], ring_start[d + 1], det_area[d], own_edges, 0)
+                    edges_known = True
+                if gt_region[g] >= 0:
+                    first_row = gt_region_start[gt_region[g]]
+                    last_row = gt_region_start[gt_region[g] + 1]
+                    area = overlap_area(gt_edges, first_row, last_row, edges, first_edge, last_edge, top)
+                else:
+                    last_row = gt_ring_start[g + 1] - gt_ring_start[g]
+                    write_edges(gt_rings, gt_ring_start[g], gt_ring_start[g + 1], gt_area[g], own_gt_edges, 0)
+                    area = overlap_area(own_gt_edges, 0, last_row, edges, first_edge, last_edge, top)
+            if area > 0.0 or count > 0:
+                pair_gt[size] = found[f]
+                pair_det[size] = d - det_first
+                shared_area[size] = area
+                hit_count[size] = count
+                size += 1
+    return size, Pairs(pair_gt, pair_det, shared_area, hit_count, hit_start, hits)
 
 
 @inner
-def group_pairs(pair_gt: Ints, n: int) -> tuple[Ints, Ints]:
-    """Pairs by word: (start (n + 1,), pairs (M,)) int64, each word's in the order they had."""
+def group_pairs(pair_gt: Ints, size: int, n: int) -> tuple[Ints, Ints]:
+    """The first ``size`` pairs by word: (start (n + 1,), pairs (size,)) int64, each word's in the order they had."""
     start = np.zeros(n + 1, np.int64)
-    for p in range(len(pair_gt)):
+    for p in range(size):
         start[pair_gt[p] + 1] += 1
     for i in range(n):
         start[i + 1] += start[i]
     at = start[:n].copy()
-    grouped = np.empty(len(pair_gt), np.int64)
-    for p in range(len(pair_gt)):
+    grouped = np.empty(size, np.int64)
+    for p in range(size):
         grouped[at[pair_gt[p]]] = p
         at[pair_gt[p]] += 1
     return start, grouped
 
 
 @inner
-def find_ignored_detections(
+def area_precisions(
+    words: Words,
+    view: int,
+    gt_first: int,
+    detections: Detections,
+    det_first: int,
+    pairs: Pairs,
+    size: int,
+    in_float32: bool,
+) -> Floats:
+    """Area precision (size,) float64 of an image's pairs in one view; rounded to float32 if asked."""
+    remainder = words.remainder
+    area = detections.shapes.area
+    pair_gt, pair_det, shared_area, _, _, _ = pairs
+    ap = np.empty(size)
+    for p in range(size):
+        d = det_first + pair_det[p]
+        shared = shared_area[p]
+        left_over = remainder[view, gt_first + pair_gt[p]] if len(remainder) else -1
+        if left_over >= 0:
+            shapes = detections.shapes
+            edges, first, last = edges_of(shapes, d, room_for_edges(shapes.ring_start, d, d + 1))
+            starts = words.shapes.region_start
+            shared = overlap_area(
+                words.shapes.edges,
+                starts[left_over],
+                starts[left_over + 1],
+                edges,
+                first,
+                last,
+                shapes.bounds[d, 1],
+            )
+        ratio = shared / abs(area[d]) if area[d] != 0.0 else 0.0
+        ap[p] = np.float32(ratio) if in_float32 else ratio
+    return ap
+
+
+@inner
+def ignored_detections(
     ignored: Bools,
     order: Ints,
-    pair_gt: Ints,
-    pair_det: Ints,
+    view: int,
+    gt_first: int,
+    n_det: int,
+    pairs: Pairs,
+    size: int,
     ap: Floats,
-    hit_count: Ints,
-    det_ignored: Bools,
     threshold: float,
-    options: Options,
-) -> None:
-    """Set ``det_ignored`` (n_det,) where an ignored word takes a detection out, alone or several together."""
-    n_det = len(det_ignored)
+    in_float32: bool,
+    ignores_strictly: bool,
+) -> Bools:
+    """Which detections (n_det,) of an image an ignored word takes out, alone or several together.
+
+    Args:
+        ignored: (n_gt,) bool.
+        order: (V, S) int64 of all words, ``view`` and ``gt_first`` tell which are the image's.
+    """
+    pair_gt, pair_det, _, hit_count, _, _ = pairs
+    taken_out = np.zeros(n_det, np.bool_)
+    ignores = False
+    for g in range(len(ignored)):
+        ignores |= ignored[g]
+    if not ignores:
+        return taken_out
+    if threshold <= 0.0 and not ignores_strictly:
+        for d in range(n_det):  # even a word that shares nothing has an ap of 0
+            taken_out[d] = True
+        return taken_out
     summed = np.zeros(n_det)
-    gt_start, gt_pairs = group_pairs(pair_gt, len(ignored))
-    for t in range(len(order)):
-        g = order[t]
+    gt_start, gt_pairs = group_pairs(pair_gt, size, len(ignored))
+    for t in range(len(ignored)):
+        g = order[view, gt_first + t] if len(order) else t
         if not ignored[g]:
             continue
         for at in range(gt_start[g], gt_start[g + 1]):
@@ -251,35 +367,32 @@ def find_ignored_detections(
             d = pair_det[p]
             if hit_count[p] > 0:
                 total = summed[d] + ap[p]
-                summed[d] = np.float32(total) if options.in_float32 else total
+                summed[d] = np.float32(total) if in_float32 else total
             reached = max(ap[p], summed[d])
-            if reached > threshold or (reached == threshold and not options.ignores_strictly):
-                det_ignored[d] = True
-        if threshold <= 0.0 and not options.ignores_strictly:
-            for d in range(n_det):  # even a word that shares nothing has an ap of 0
-                det_ignored[d] = True
+            if reached > threshold or (reached == threshold and not ignores_strictly):
+                taken_out[d] = True
+    return taken_out
 
 
 @inner
 def relate(
     ignored: Bools,
     det_ignored: Bools,
-    pair_gt: Ints,
-    pair_det: Ints,
+    pairs: Pairs,
+    size: int,
     ap: Floats,
-    hit_count: Ints,
-    relation: Bytes,
     threshold: float,
     merge_threshold: float,
-) -> None:
-    """Fill ``relation`` (M,) uint8 with the match relation M of one image."""
+) -> Bytes:
+    """The match relation (size,) uint8 of an image's pairs: bits of ONE_TO_ONE, SPLIT and MERGE."""
+    pair_gt, pair_det, _, hit_count, _, _ = pairs
     n_det = len(det_ignored)
     row_touches = np.zeros(len(ignored), np.int64)
     row_valid_touches = np.zeros(len(ignored), np.int64)
     column_touches = np.zeros(n_det, np.int64)
     column_words = np.zeros(n_det, np.int64)
     column_ap = np.zeros(n_det)
-    for p in range(len(pair_gt)):
+    for p in range(size):
         if hit_count[p] == 0:
             continue
         g = pair_gt[p]
@@ -292,11 +405,12 @@ def relate(
             column_touches[d] += 1
             if not det_ignored[d]:
                 row_valid_touches[g] += 1
-    for p in range(len(pair_gt)):
+    relation = np.zeros(size, np.uint8)
+    for p in range(size):
         g = pair_gt[p]
         d = pair_det[p]
-        found = 0
         if hit_count[p] > 0 and not ignored[g] and not det_ignored[d]:
+            found = 0
             if ap[p] >= threshold:
                 if row_touches[g] == 1 and column_touches[d] == 1:
                     found |= ONE_TO_ONE
@@ -304,91 +418,5 @@ def relate(
                     found |= SPLIT
             if column_words[d] > 1 and column_ap[d] >= merge_threshold:
                 found |= MERGE
-        relation[p] = found
-
-
-@kernel
-def relate_pairs(
-    words: Words,
-    gt_image: Ints,
-    detections: Detections,
-    first: int,
-    last: int,
-    pairs: Pairs,
-    options: Options,
-) -> tuple[Floats, Bytes, Bools]:
-    """The match relation of images ``first`` to ``last`` in each view.
-
-    Args:
-        words, gt_image, detections, first, last: as for :func:`find_pairs`.
-        pairs: :class:`Pairs` of these images.
-        options: :class:`Options`.
-
-    Returns:
-        (ap (V, M) float64, relation (V, M) uint8 bits of ONE_TO_ONE, SPLIT and MERGE, ignored detections (V, D)
-        bool, counted from image ``first``).
-    """
-    views = len(words.ignored)
-    n_pairs = len(pairs.gt)
-    base = detections.image_start[first]
-    ap = np.empty((views, n_pairs))
-    relation = np.empty((views, n_pairs), np.uint8)
-    det_ignored = np.zeros((views, detections.image_start[last] - base), np.bool_)
-    threshold = options.ap_float32_constraint if options.in_float32 else options.ap_constraint
-    for image in range(first, last):
-        gt_first = words.image_start[gt_image[image]]
-        gt_last = words.image_start[gt_image[image] + 1]
-        det_first = detections.image_start[image]
-        det_last = detections.image_start[image + 1]
-        start = pairs.image_start[image - first]
-        end = pairs.image_start[image - first + 1]
-        pair_gt = pairs.gt[start:end]
-        pair_det = pairs.det[start:end]
-        hit_count = pairs.hit_count[start:end]
-        for view in range(views):
-            ignored = words.ignored[view, gt_first:gt_last]
-            ignores = False
-            for p in range(start, end):
-                g = gt_first + pairs.gt[p]
-                d = det_first + pairs.det[p]
-                shared = pairs.shared_area[p]
-                region = words.region[view, g]
-                if region != g:
-                    shared = overlap_area(
-                        words.edges,
-                        words.edge_start[region],
-                        words.edge_end[region],
-                        detections.edges,
-                        detections.edge_start[d],
-                        detections.edge_end[d],
-                        detections.bounds[d, 1],
-                    )
-                ratio = shared / detections.area[d] if detections.area[d] > 0.0 else 0.0
-                ap[view, p] = np.float32(ratio) if options.in_float32 else ratio
-            for g in range(gt_last - gt_first):
-                ignores |= ignored[g]
-            mine = det_ignored[view, det_first - base : det_last - base]
-            if ignores:
-                find_ignored_detections(
-                    ignored,
-                    words.order[view, gt_first:gt_last],
-                    pair_gt,
-                    pair_det,
-                    ap[view, start:end],
-                    hit_count,
-                    mine,
-                    threshold,
-                    options,
-                )
-            relate(
-                ignored,
-                mine,
-                pair_gt,
-                pair_det,
-                ap[view, start:end],
-                hit_count,
-                relation[view, start:end],
-                threshold,
-                options.ap_constraint,
-            )
-    return ap, relation, det_ignored
+            relation[p] = found
+    return relation

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
-from cleval_tm.kernels.candidates import build_tree, longer, query_tree, spatial_order
-from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS, lengths_of
+from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import (
     EDGE_COLUMNS,
-    clip_convex,
     is_simple,
     min_area_rectangle,
-    overlap_area,
     signed_area,
     write_edges,
 )
@@ -20,13 +19,30 @@ from cleval_tm.kernels.geometry import (
 ROUNDING = 1e-12
 """Share of a ring's bounding box below which its signed area is but rounding."""
 
-REGULAR, IRREGULAR, CROSSING, UNKNOWN = range(4)
-"""A shape's state: as it should be; odd, but its edges tell its area; in need of repair before they do; not
-looked at."""
+BOX, CONVEX, SIMPLE, IRREGULAR, CROSSING, UNKNOWN = range(6)
+"""A shape's kind: an upright rectangle; another quad that turns one way; any other ring as it should be; odd, but its
+edges tell its area; in need of repair before they do; not looked at."""
+
+
+class ShapeArrays(NamedTuple):
+    """Shapes of many images; S shapes of P points, R regions of E edges."""
+
+    image_start: Any  # (images + 1,) int64 first shape of each image
+    points: Any  # (P, 2) float64, as given
+    rings: Any  # (P, 2) float64, what areas and containment use
+    ring_start: Any  # (S + 1,) int64
+    style: Any  # (S,) uint8, see characters
+    kind: Any  # (S,) uint8
+    bounds: Any  # (S, 4) float64 left, top, right, bottom of the ring
+    area: Any  # (S,) float64, its sign tells which way the ring turns
+    rectangle_aspect: Any  # (S,) float64, zeros where no style asks for it
+    region: Any  # (S,) int64 the region that a ring in need of repair encloses, -1 for the ring itself
+    edges: Any  # (E, 6) float64, see geometry
+    region_start: Any  # (R + 1,) int64
 
 
 @inner
-def is_convex(points: Floats, first: int) -> bool:
+def turns_one_way(points: Floats, first: int) -> bool:
     """Whether the quad in four rows turns the same way, by more than nothing, in all its corners."""
     turns = 0
     for i in range(4):
@@ -35,36 +51,36 @@ def is_convex(points: Floats, first: int) -> bool:
         dx = points[j, 0] - points[first + i, 0]
         dy = points[j, 1] - points[first + i, 1]
         cross = dx * (points[k, 1] - points[j, 1]) - dy * (points[k, 0] - points[j, 0])
-        if cross > 0.0:
-            turns += 1
-        elif cross < 0.0:
-            turns -= 1
+        turns += int(cross > 0.0) - int(cross < 0.0)
     return turns == 4 or turns == -4
 
 
-@kernel
-def measure_shapes(
-    points: Floats, ring_start: Ints, style: Bytes
-) -> tuple[Floats, Floats, Floats, Floats, Bytes]:
-    """Measure many shapes.
+@inner
+def is_upright(points: Floats, first: int) -> bool:
+    """Whether the quad in four rows has sides along the axes alone, in turn."""
+    for axis in range(2):  # of the first side, then of the others
+        other = 1 - axis
+        if (
+            points[first, axis] == points[first + 1, axis]
+            and points[first + 2, axis] == points[first + 3, axis]
+            and points[first, other] == points[first + 3, other]
+            and points[first + 1, other] == points[first + 2, other]
+        ):
+            return True
+    return False
 
-    Args:
-        points: (P, 2) float64, the shapes' points as given, one ring behind the other.
-        ring_start: (S + 1,) int64.
-        style: (S,) uint8, see :mod:`cleval_tm.kernels.characters`.
+
+@kernel
+def measure_shapes(shapes: ShapeArrays) -> int:
+    """Measure many shapes: fill ``rings``, ``kind``, ``bounds`` and ``area``.
 
     Returns:
-        (rings, edges, bounds, area, state): the points of the rings that
-        areas and containment use (P, 2) float64, their edges (P, 6) float64, (S, 4) float64 left, top, right,
-        bottom of each ring, (S,) float64 its area >= 0, (S,) uint8 what was seen at once.
+        the last of their kinds, in the order of their names; not every shape is looked at closely yet.
     """
-    n = len(style)
-    rings = np.empty(points.shape)
-    edges = np.empty((len(points), EDGE_COLUMNS))
-    bounds = np.empty((n, 4))
-    area = np.empty(n)
-    state = np.empty(n, np.uint8)
-    for s in range(n):
+    points, ring_start, style = shapes.points, shapes.ring_start, shapes.style
+    rings, kind, bounds, area = shapes.rings, shapes.kind, shapes.bounds, shapes.area
+    last_kind = BOX
+    for s in range(len(style)):
         first = ring_start[s]
         last = ring_start[s + 1]
         snaps = style[s] == QUAD or style[s] == SNAPPED
@@ -83,44 +99,54 @@ def measure_shapes(
         bounds[s, 1] = top
         bounds[s, 2] = right
         bounds[s, 3] = bottom
-        signed = 0.0 if style[s] == TRUNCATED_POINTS else signed_area(rings, first, last)
-        if abs(signed) <= ROUNDING * (right - left) * (bottom - top):
-            signed = 0.0
-        write_edges(rings, first, last, np.sign(signed), edges)
-        area[s] = abs(signed)
         if style[s] == TRUNCATED_POINTS:
-            state[s] = IRREGULAR
-        else:
-            state[s] = REGULAR if last - first == 4 and is_convex(rings, first) else UNKNOWN
-    return rings, edges, bounds, area, state
+            area[s] = 0.0
+            kind[s] = IRREGULAR
+            last_kind = max(last_kind, IRREGULAR)
+            continue
+        signed = signed_area(rings, first, last)
+        area[s] = signed if abs(signed) > ROUNDING * (right - left) * (bottom - top) else 0.0
+        kind[s] = UNKNOWN
+        if last - first == 4 and area[s] != 0.0:
+            if is_upright(rings, first):
+                kind[s] = BOX
+            elif turns_one_way(rings, first):
+                kind[s] = CONVEX
+        last_kind = max(last_kind, kind[s])
+    return last_kind
+
+
+@inner
+def room_for_edges(ring_start: Ints, first: int, last: int) -> Floats:
+    """Room for the edges of any one of the shapes ``first`` to ``last``."""
+    longest = 0
+    for s in range(first, last):
+        longest = max(longest, ring_start[s + 1] - ring_start[s])
+    return np.empty((longest, EDGE_COLUMNS))
+
+
+@inner
+def edges_of(shapes: ShapeArrays, s: int, room: Floats) -> tuple[Floats, int, int]:
+    """A shape's edges: (table (E, 6), first row, last row). Those of its own ring are written to ``room``."""
+    region = shapes.region[s]
+    if region >= 0:
+        return shapes.edges, shapes.region_start[region], shapes.region_start[region + 1]
+    first = shapes.ring_start[s]
+    last = shapes.ring_start[s + 1]
+    write_edges(shapes.rings, first, last, shapes.area[s], room, 0)
+    return room, 0, last - first
 
 
 @kernel
-def measure_lengths(
-    points: Floats,
-    ring_start: Ints,
-    style: Bytes,
-    rectangle_aspect: Floats,
-    asked: Bools,
-    by_height: bool,
-    cap: int,
-) -> Ints:
-    """Pseudo lengths (S,) int64 of the shapes asked for (S,) bool, 0 for the others.
-
-    Args:
-        points, ring_start, style: as for :func:`measure_shapes`.
-        rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
-        asked: (S,) bool.
-        by_height: whether a false positive's characters follow height / width.
-        cap: most pseudo characters of a shape.
-    """
-    lengths = np.zeros(len(style), np.int64)
-    for s in range(len(style)):
-        if asked[s]:
-            lengths[s] = lengths_of(
-                points, ring_start[s], ring_start[s + 1], style[s], rectangle_aspect[s], by_height, cap
-            )[0]
-    return lengths
+def edges_of_rings(points: Floats, ring_start: Ints, is_hole: Bools) -> Floats:
+    """The edges (P, 6) of rings (P, 2), one behind the other; those of holes take area away."""
+    edges = np.empty((len(points), EDGE_COLUMNS))
+    for s in range(len(is_hole)):
+        first = ring_start[s]
+        last = ring_start[s + 1]
+        area = signed_area(points, first, last)
+        write_edges(points, first, last, -area if is_hole[s] else area, edges, first)
+    return edges
 
 
 @inner
@@ -139,26 +165,26 @@ def without_repeats(ring: Floats) -> Floats:
 
 
 @kernel
-def inspect_rings(rings: Floats, ring_start: Ints, area: Floats, state: Bytes) -> None:
-    """Replace every UNKNOWN in ``state`` by what the ring is.
+def inspect_rings(rings: Floats, ring_start: Ints, area: Floats, kind: Bytes) -> None:
+    """Replace every UNKNOWN in ``kind`` by what the ring is.
 
     Args:
         rings: (P, 2) float64.
         ring_start: (S + 1,) int64.
         area: (S,) float64.
-        state: (S,) uint8, changed in place.
+        kind: (S,) uint8, changed in place.
     """
-    for s in range(len(state)):
-        if state[s] != UNKNOWN:
+    for s in range(len(kind)):
+        if kind[s] != UNKNOWN:
             continue
         ring = rings[ring_start[s] : ring_start[s + 1]]
         distinct = without_repeats(ring)
         if len(distinct) > 3 and not is_simple(distinct):
-            state[s] = CROSSING
+            kind[s] = CROSSING
         elif len(distinct) < len(ring) or len(ring) < 3 or area[s] == 0.0:
-            state[s] = IRREGULAR
+            kind[s] = IRREGULAR
         else:
-            state[s] = REGULAR
+            kind[s] = SIMPLE
 
 
 @kernel
@@ -188,84 +214,3 @@ def shorter_sides(points: Floats, ring_start: Ints) -> Floats:
             lengths[c] = np.sqrt(dx * dx + dy * dy)
         sides[s] = min(lengths[0] + lengths[2], lengths[1] + lengths[3]) / 2.0
     return sides
-
-
-@kernel
-def overlapping_words(
-    image_start: Ints, asked: Bools, bounds: Floats, edges: Floats, edge_start: Ints, edge_end: Ints
-) -> tuple[Ints, Ints]:
-    """The words that share area with those asked for.
-
-    Args:
-        image_start: (images + 1,) int64.
-        asked: (S,) bool.
-        bounds: (S, 4) float64.
-        edges: (E, 6) float64.
-        edge_start: (regions,) int64.
-        edge_end: (regions,) int64.
-
-    Returns:
-        (word, other): (pairs,) int64 each, a word asked for and another of its image.
-    """
-    word = np.empty(16, np.int64)
-    other = np.empty(16, np.int64)
-    size = 0
-    for image in range(len(image_start) - 1):
-        first = image_start[image]
-        n = image_start[image + 1] - first
-        count = 0
-        for g in range(first, first + n):
-            count += asked[g]
-        if count == 0 or n < 2:
-            continue
-        boxes = bounds[first : first + n]
-        order = spatial_order(boxes)
-        tree, level_start = build_tree(boxes, order)
-        nodes = np.empty(n + 1, np.int64)
-        found = np.empty(n + 1, np.int64)
-        for g in range(first, first + n):
-            if not asked[g]:
-                continue
-            n_found = query_tree(tree, level_start, order, bounds, g, nodes, found)
-            for f in range(n_found):
-                h = first + found[f]
-                if h == g:
-                    continue
-                area = overlap_area(
-                    edges, edge_start[g], edge_end[g], edges, edge_start[h], edge_end[h], bounds[g, 1]
-                )
-                if area > 0.0:
-                    if size == len(word):
-                        word = longer(word, size + 1)
-                        other = longer(other, size + 1)
-                    word[size] = g
-                    other[size] = h
-                    size += 1
-    return word[:size], other[:size]
-
-
-@kernel
-def cut_quads(rings: Floats, subject: Ints, clip: Ints) -> tuple[Floats, Ints]:
-    """Common parts of pairs of convex quads.
-
-    Args:
-        rings: (P, 2) float64.
-        subject: (n,) int64, first rows of the quads.
-        clip: (n,) int64, first rows of those that they are cut with.
-
-    Returns:
-        (points, ring_start): (Q, 2) float64, the common parts one behind the other, a point where there is none;
-        (n + 1,) int64.
-    """
-    n = len(subject)
-    points = np.empty((8 * n, 2))
-    ring_start = np.zeros(n + 1, np.int64)
-    clipped = np.empty((12, 2))
-    at = 0
-    for pair in range(n):
-        for i in range(max(clip_convex(rings, subject[pair], clip[pair], clipped), 1)):
-            points[at, 0] = clipped[i, 0]
-            points[at, 1] = clipped[i, 1]
-            at += 1
-        ring_start[pair + 1] = at
-    return points[:at], ring_start

@@ -9,13 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cleval_tm.counts import scale_bins_of
-from cleval_tm.images import IGNORED_TEXT, Columns, Image, ImageId, Ints, on_host
+from cleval_tm.images import Columns, Image, ImageId, Ints, on_host
 from cleval_tm.kernels.characters import place_characters
 from cleval_tm.kernels.matching import Detections, Options, Words
 from cleval_tm.kernels.measure import shorter_sides
 from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import Shapes, remainders_of_ignored
-from cleval_tm.text import Letters, spelled
+from cleval_tm.text import Texts
+
+_NONE: Ints = np.empty((0, 0), np.int64)
 
 
 class GroundTruth:
@@ -87,21 +89,19 @@ class EncodedDetections:
 
     def __init__(self, preds: Sequence[Image], rules: CLEvalRules, *, e2e: bool) -> None:
         side = Columns("preds", preds, rules, rules.max_detections)
+        shapes = side.shapes()
         texts, _ = side.texts()
         if e2e:
             side.must_have_texts()
         labels = side.labels()
-        shapes = side.shapes()
-        letters, letter_start = side.letters(texts if e2e else [""] * len(texts))
-        if e2e and rules.counts_hashes_as_pseudo:
-            hashes = np.flatnonzero(spelled(IGNORED_TEXT, letters, letter_start))
-            if len(hashes):
-                letters, letter_start = _with_pseudo_texts(texts, hashes, side, shapes)
+        found = side.letters(texts if e2e else [""] * len(texts))
+        if rules.counts_hashes_as_pseudo and found.some_hashes:
+            found = _with_pseudo_texts(texts, np.flatnonzero(found.is_hashes), side, shapes)
         self.source = side.source
-        self.detections = Detections(shapes.arrays(), letters, letter_start, labels)
+        self.detections = Detections(shapes.arrays(), found.letters, found.letter_start, labels)
 
 
-def _with_pseudo_texts(texts: list[str], hashes: Ints, side: Columns, shapes: Shapes) -> tuple[Letters, Ints]:
+def _with_pseudo_texts(texts: list[str], hashes: Ints, side: Columns, shapes: Shapes) -> Texts:
     """Letters of texts of which some (n,) are runs of # of their shape's pseudo length instead."""
     lengths = shapes.pseudo_lengths(hashes, side.rules.aspect_by_height, side.rules.pseudo_length_cap)
     texts = list(texts)
@@ -174,14 +174,14 @@ def checked_scale_bins(scale_bins: Sequence[float] | None) -> tuple[float, ...] 
 def _encode_words(
     side: Columns, rules: CLEvalRules, e2e: bool, scale_bins: tuple[float, ...] | None
 ) -> Words:
+    shapes = side.shapes()
     texts, has_text = side.texts()
     if e2e:
         side.must_have_texts()
-    letters, letter_start = side.letters(texts)
-    ignored = side.ignored(texts, letters, letter_start)
+    letters = side.letters(texts)
+    ignored = side.ignored(texts, letters)
     labels = side.labels()
     longer_sides = None if scale_bins is None else side.longer_image_sides()
-    shapes = side.shapes()
     threshold = rules.vertical_aspect_ratio_thresh
     if rules.aspect_by_height:
         threshold = 1.0 / threshold if threshold > 0 else float("inf")
@@ -190,7 +190,7 @@ def _encode_words(
         side.ring_start,
         side.style,
         shapes.rectangle_aspect,
-        np.diff(letter_start) - 1,
+        letters.letter_start,
         ignored
         if all(has_text)
         else ignored | np.repeat(np.logical_not(has_text), np.diff(side.image_start)),
@@ -205,29 +205,28 @@ def _encode_words(
         )
         outside = [(scales < low) | (scales > high) for low, high in scale_bins_of(scale_bins)]
         views = np.stack([ignored, *(ignored | out for out in outside)])
-    remainder = remainders_of_ignored(shapes, views)
+    some_ignored = bool(views.any())
+    remainder = remainders_of_ignored(shapes, views) if some_ignored else _NONE
     return Words(
         shapes.arrays(),
         char_start,
         centres,
-        letters,
-        letter_start,
+        letters.letters,
+        letters.letter_start,
         labels,
         views,
         ignored if len(views) == 1 else views.any(axis=0),
         remainder,
-        _walking_order(side.image_start, views, rules),
+        _walking_order(side.image_start, views) if some_ignored and rules.set_order else _NONE,
     )
 
 
-def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_], rules: CLEvalRules) -> Ints:
+def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:
     """(V, S) the order in which each image's words are walked, counted from its first; (0, 0) where all ascend.
 
     The published package walks Python sets, whose order comes from how they grew: so do we.
     """
-    order: Ints = np.empty((0, 0), np.int64)
-    if not rules.set_order or not views.any():
-        return order
+    order = _NONE
     starts = image_start.tolist()
     for view, ignored in enumerate(views):
         places = np.flatnonzero(ignored)

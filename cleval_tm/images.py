@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cleval_tm.kernels.characters import POLYGON, QUAD, SNAPPED, TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import Shapes
-from cleval_tm.text import Letters, letters_of, spelled, transformed
+from cleval_tm.text import Texts, letters_of, transformed
 
 Image = Mapping[str, Any]
 ImageId = str | int | None
@@ -115,8 +115,8 @@ class Columns:
         self.image_start: Ints = np.array([0, *itertools.accumulate(self.given_sizes)], np.int64)
         self.points: Floats = np.concatenate(points, dtype=np.float64) if points else np.empty((0, 2))
         self.ring_start, self.style = self._rings_and_styles(lengths, quads)
-        self._refuse_bad_points()
         if most is not None or (self.style.any() and np.diff(self.ring_start).min() < 4):
+            self._refuse_bad_points()
             self._leave_out(most)
             self._complete_short_polygons()
 
@@ -127,7 +127,10 @@ class Columns:
 
     def shapes(self) -> Shapes:
         """The shapes, measured."""
-        return Shapes(self.image_start, self.points, self.ring_start, self.style)
+        shapes = Shapes(self.image_start, self.points, self.ring_start, self.style)
+        if not shapes.finite:
+            self._refuse_bad_points()
+        return shapes
 
     def image_ids(self) -> list[ImageId]:
         """Each image's id, or None."""
@@ -160,7 +163,7 @@ class Columns:
             texts = [text for text, kept in zip(texts, self.kept.tolist(), strict=True) if kept]
         return texts, given
 
-    def letters(self, texts: Sequence[str]) -> tuple[Letters, Ints]:
+    def letters(self, texts: Sequence[str]) -> Texts:
         """The letters of the shapes' texts, see :func:`cleval_tm.text.letters_of`."""
         try:
             return letters_of(transformed(texts, self.rules), self.rules)
@@ -177,10 +180,10 @@ class Columns:
                     "pass e2e=False to score detection alone"
                 )
 
-    def ignored(self, texts: list[str], letters: Letters, letter_start: Ints) -> npt.NDArray[np.bool_]:
+    def ignored(self, texts: list[str], letters: Texts) -> npt.NDArray[np.bool_]:
         """Which words do not count: those flagged, or, in images without flags, those whose text is ###."""
         if self.rules.normalization is None:
-            ignored = spelled(IGNORED_TEXT, letters, letter_start)
+            ignored = letters.is_hashes
         else:  # which may have made it ###
             ignored = np.array([text == IGNORED_TEXT for text in texts], np.bool_)
         for i, image in enumerate(self.images):

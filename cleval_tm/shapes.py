@@ -18,6 +18,7 @@ from cleval_tm.kernels.measure import (
     CONVEX,
     CROSSING,
     IRREGULAR,
+    NOT_FINITE,
     ShapeArrays,
     edges_of_rings,
     inspect_rings,
@@ -41,6 +42,9 @@ class Shapes:
         image_start: (images + 1,) int64 first shape of each image.
         points, ring_start: the points as given (P, 2) float64, one shape's behind the other's; (S + 1,) int64.
         style: (S,) uint8, see :mod:`cleval_tm.kernels.characters`.
+
+    Attributes:
+        finite: whether all coordinates are finite numbers. If not, the rest is of no use.
     """
 
     def __init__(
@@ -55,14 +59,17 @@ class Shapes:
         self.kind = np.empty(n, np.uint8)
         self.bounds = np.empty((n, 4))
         self.area = np.empty(n)
+        # A rule set reads all shapes as snapped polygons, or none.
         self.rectangle_aspect = (
-            rectangle_aspects(points, ring_start) if (style == SNAPPED).any() else np.zeros(n)
+            rectangle_aspects(points, ring_start) if n and style[0] == SNAPPED else np.zeros(n)
         )
         self.region = np.empty(n, np.int64)
         self.region.fill(-1)
         self.edges: Floats = np.empty((0, EDGE_COLUMNS))
         self.region_start: Ints = np.zeros(1, np.int64)
-        if measure_shapes(self.arrays()) > CONVEX:
+        worst = measure_shapes(self.arrays())
+        self.finite = worst != NOT_FINITE
+        if self.finite and worst > CONVEX:
             inspect_rings(self.rings, ring_start, self.area, self.kind)
             self._repair(np.flatnonzero(self.kind == CROSSING))
 
@@ -151,11 +158,8 @@ def remainders_of_ignored(shapes: Shapes, ignored: npt.NDArray[np.bool_]) -> Int
         ignored: (V, S) bool, for each view which words it ignores.
 
     Returns:
-        (V, S) int64: the region that is left of each word that loses area in a view, -1 for the others; (0, 0) where
-        none is ignored.
+        (V, S) int64: the region that is left of each word that loses area in a view, -1 for the others.
     """
-    if not ignored.any():
-        return np.empty((0, 0), np.int64)
     remainder, edges, region_start, *hard = take_out_words(shapes.arrays(), ignored)
     remainder[remainder >= 0] += shapes.add_regions(edges, region_start)
     views, words, starts, others = (column.tolist() for column in hard)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from cleval_tm.kernels.characters import part_texts
 from cleval_tm.rules import CLEvalRules
-
-Letters = npt.NDArray[np.int32]
-Ints = npt.NDArray[np.int64]
 
 _FIRST_CLUSTER = 0x110000  # one past the last code point
 _NO_LETTER = -1
@@ -31,53 +30,55 @@ def transformed(texts: Sequence[str], rules: CLEvalRules) -> Sequence[str]:
     return texts if rules.case_sensitive else [text.upper() for text in texts]
 
 
-def letters_of(texts: Sequence[str], rules: CLEvalRules) -> tuple[Letters, Ints]:
-    """Letters as integers that are equal exactly where the characters are.
+class Texts(NamedTuple):
+    """Letters of n texts, as integers that are equal exactly where the characters are."""
+
+    letters: npt.NDArray[np.int32]
+    """All texts' letters, and one more behind each text to part it from the next."""
+    letter_start: npt.NDArray[np.int64]
+    """(n + 1,) first letter of each text: text i has ``letter_start[i + 1] - letter_start[i] - 1`` of them."""
+    is_hashes: npt.NDArray[np.bool_]
+    """(n,) whether it is ``###``, the text of ignored words."""
+    some_hashes: bool
+
+
+def letters_of(texts: Sequence[str], rules: CLEvalRules) -> Texts:
+    """The letters of transformed texts.
 
     Args:
         texts: n transformed texts.
         rules: tells whether a character is a code point or a grapheme cluster.
 
-    Returns:
-        (letters, letter_start): all texts' letters, int32, one more behind each text to part it from the next;
-        (n + 1,) int64, each text's first letter: text i has ``letter_start[i + 1] - letter_start[i] - 1`` of them.
-
     Raises:
         TypeError: if a text is no str.
     """
     if rules.text_unit == "grapheme":
-        return _clusters_of(texts)
-    for separator in _separators(texts):
-        joined = separator.join(texts) + separator if texts else ""
-        # A copy that can be written to: numba has another type for arrays that cannot.
-        letters = np.frombuffer(bytearray(joined.encode("utf-32-le", "surrogatepass")), np.int32)
-        ends = (letters == ord(separator)).nonzero()[0]
-        if len(ends) == len(texts):
-            break
-    letter_start = np.zeros(len(texts) + 1, np.int64)
-    np.add(ends, 1, out=letter_start[1:])
-    return letters, letter_start
-
-
-def _separators(texts: Sequence[str]) -> Iterator[str]:
-    """Characters to part texts by: one that few texts hold, then one that none of these does."""
-    yield "\n"
-    used = set("".join(texts))
-    yield next(letter for letter in map(chr, range(sys.maxunicode)) if letter not in used)
-
-
-def spelled(text: str, letters: Letters, letter_start: Ints) -> npt.NDArray[np.bool_]:
-    """Which of n texts are ``text``, (n,) bool; for the rest see :func:`letters_of`."""
-    found = np.zeros(len(letter_start) - 1, np.bool_)
-    if (letters == ord(text[0])).any():
-        alike = np.flatnonzero(np.diff(letter_start) == len(text) + 1)
-        for place, letter in enumerate(text):
-            alike = alike[letters[letter_start[alike] + place] == ord(letter)]
-        found[alike] = True
+        return _parted(_clusters_of(texts), _NO_LETTER, len(texts))
+    found = _joined(texts, "\n")
+    if found.letter_start[-1] != len(found.letters):  # a text holds the separator
+        used = set("".join(texts))
+        found = _joined(
+            texts, next(letter for letter in map(chr, range(sys.maxunicode)) if letter not in used)
+        )
     return found
 
 
-def _clusters_of(texts: Sequence[str]) -> tuple[Letters, Ints]:
+def _joined(texts: Sequence[str], separator: str) -> Texts:
+    joined = separator.join(texts) + separator if texts else ""
+    # A copy that can be written to: numba has another type for arrays that cannot.
+    letters = np.frombuffer(bytearray(joined.encode("utf-32-le", "surrogatepass")), np.int32)
+    return _parted(letters, ord(separator), len(texts))
+
+
+def _parted(letters: npt.NDArray[np.int32], separator: int, n: int) -> Texts:
+    letter_start = np.empty(n + 1, np.int64)
+    is_hashes = np.empty(n, np.bool_)
+    hashes = part_texts(letters, separator, ord("#"), letter_start, is_hashes)
+    return Texts(letters, letter_start, is_hashes, hashes > 0)
+
+
+def _clusters_of(texts: Sequence[str]) -> npt.NDArray[np.int32]:
+    """The clusters of each text, and no letter behind it."""
     try:
         import regex
     except ImportError as error:
@@ -86,8 +87,7 @@ def _clusters_of(texts: Sequence[str]) -> tuple[Letters, Ints]:
         ) from error
     split = regex.compile(r"\X").findall
     letters: list[int] = []
-    letter_start = np.zeros(len(texts) + 1, np.int64)
-    for i, text in enumerate(texts):
+    for text in texts:
         letters += [
             ord(cluster)
             if len(cluster) == 1
@@ -95,8 +95,7 @@ def _clusters_of(texts: Sequence[str]) -> tuple[Letters, Ints]:
             for cluster in split(text)
         ]
         letters.append(_NO_LETTER)
-        letter_start[i + 1] = len(letters)
-    return np.array(letters, np.int32), letter_start
+    return np.array(letters, np.int32)
 
 
 @cache

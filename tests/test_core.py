@@ -324,3 +324,10 @@ def test_orientation_accuracy_is_a_score_when_asked_for():
     metric = CLEvalMetric(orientation=True)
     metric.update([pred], [target])
     assert metric.compute()["orientation_accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\n", "a\nb\x00c", ""])
+def test_texts_may_hold_any_character(text):
+    image = {"boxes": [[0, 0, 40, 10], [0, 20, 40, 30]], "texts": [text, "word"]}
+    totals = evaluate([image], [image]).totals()
+    assert totals["e2e_tp"] == totals["chars_gt"] == len(text) + 4

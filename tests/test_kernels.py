@@ -45,7 +45,7 @@ def characters(ring, count, style=QUAD, by_height=False, threshold=0.5, is_pseud
         starts,
         np.array([style], np.uint8),
         np.zeros(1),
-        np.array([count]),
+        np.array([0, count + 1]),
         np.array([is_pseudo]),
         by_height,
         threshold,

@@ -94,12 +94,13 @@ def test_processes_that_start_at_once_on_an_empty_cache_agree(copy):
 def test_each_kernel_has_one_signature():
     """Arrays of one dtype and layout reach each kernel, whatever the user hands in: each compiles once."""
     from cleval_tm import evaluate
-    from cleval_tm.kernels.characters import place_characters, pseudo_lengths, rectangle_aspects
+    from cleval_tm.kernels.characters import part_texts, place_characters, pseudo_lengths, rectangle_aspects
     from cleval_tm.kernels.image import count_images, explain_image
     from cleval_tm.kernels.measure import edges_of_rings, inspect_rings, measure_shapes, shorter_sides
     from cleval_tm.kernels.remainders import take_out_words
 
     kernels = [
+        part_texts,
         place_characters,
         pseudo_lengths,
         rectangle_aspects,

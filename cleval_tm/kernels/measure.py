@@ -19,9 +19,9 @@ from cleval_tm.kernels.geometry import (
 ROUNDING = 1e-12
 """Share of a ring's bounding box below which its signed area is but rounding."""
 
-BOX, CONVEX, SIMPLE, IRREGULAR, CROSSING, UNKNOWN = range(6)
+BOX, CONVEX, SIMPLE, IRREGULAR, CROSSING, UNKNOWN, NOT_FINITE = range(7)
 """A shape's kind: an upright rectangle; another quad that turns one way; any other ring as it should be; odd, but its
-edges tell its area; in need of repair before they do; not looked at."""
+edges tell its area; in need of repair before they do; not looked at; with a coordinate that is no finite number."""
 
 
 class ShapeArrays(NamedTuple):
@@ -86,7 +86,9 @@ def measure_shapes(shapes: ShapeArrays) -> int:
         snaps = style[s] == QUAD or style[s] == SNAPPED
         left = top = np.inf
         right = bottom = -np.inf
+        nothing = 0.0
         for i in range(first, last):
+            nothing += (points[i, 0] - points[i, 0]) + (points[i, 1] - points[i, 1])
             x = np.trunc(points[i, 0]) if snaps else points[i, 0]
             y = np.trunc(points[i, 1]) if snaps else points[i, 1]
             rings[i, 0] = x
@@ -99,6 +101,9 @@ def measure_shapes(shapes: ShapeArrays) -> int:
         bounds[s, 1] = top
         bounds[s, 2] = right
         bounds[s, 3] = bottom
+        if nothing != 0.0:
+            last_kind = NOT_FINITE
+            continue
         if style[s] == TRUNCATED_POINTS:
             area[s] = 0.0
             kind[s] = IRREGULAR

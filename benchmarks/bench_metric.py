@@ -12,7 +12,7 @@ from numba.core.dispatcher import Dispatcher
 
 from benchmarks import corpora
 from benchmarks.peers import official
-from cleval_tm import CLEvalMetric, CLEvalRules, encode, evaluation, shapes
+from cleval_tm import CLEvalMetric, CLEvalRules, encode, evaluation, shapes, text
 from cleval_tm.lightning import CLEvalEvaluator
 
 BATCH = 16
@@ -150,7 +150,7 @@ def test_share_outside_the_kernels(benchmark, note, batch, what, monkeypatch):
 
     run()
     spent: list[float] = []
-    for (room, name), kernel in kernels_of(encode, shapes, evaluation).items():
+    for (room, name), kernel in kernels_of(encode, shapes, text, evaluation).items():
         monkeypatch.setattr(room, name, timed(kernel, spent))
     start = time.perf_counter()
     rounds = 10

@@ -18,7 +18,7 @@ from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner
 
 FANOUT = 8
 TOP = 256
-"""Most boxes of the top level. All of them are compared, several at a time: up to here that beats any tree."""
+"""Most boxes of the top level. All of them are compared, several at a time, which for a page of words beats a tree."""
 BITS = 14
 FIELD = BITS + 1
 LAST_CELL = (1 << BITS) - 1

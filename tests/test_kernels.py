@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from cleval_tm.kernels.candidates import TOP, asked_for, build_tree, query_tree, room_for_found
+from cleval_tm.kernels.candidates import TOP, asked_for, build_tree, query_tree
 from cleval_tm.kernels.characters import (
     POLYGON,
     QUAD,
@@ -188,11 +188,12 @@ def test_what_no_convex_cut_can_take_out_is_named():
 def found_among(boxes, asked):
     """The boxes found for each row of those asked for, -1 behind each row's."""
     tree, level_start, indices, grid = build_tree(boxes)
-    marks, eights, nodes, found = room_for_found(len(boxes))
+    nodes = np.empty(len(boxes) + 1, np.int64)
+    found = np.empty(len(boxes) + 1, np.int64)
     rows = np.full((len(asked), len(boxes) + 1), -1)
     for i in range(len(asked)):
         box = asked_for(asked[i, 0], asked[i, 1], asked[i, 2], asked[i, 3], grid)
-        size = query_tree(tree, level_start, indices, box, marks, eights, nodes, found)
+        size = query_tree(tree, level_start, indices, box, nodes, found)
         rows[i, :size] = found[:size]
     return rows
 

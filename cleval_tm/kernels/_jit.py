@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.core import config
+from numba.core import config, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -36,7 +36,14 @@ _HERE = Path(__file__).parent
 
 def inner(function: _F) -> _F:
     """Compile a function that only kernels call: it lives in its callers' cache entries."""
-    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)  # type: ignore[no-any-return]
+    compiled = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    if not config.DISABLE_JIT:
+        # An argument that may be the constant 0 would otherwise be compiled for twice: as 0, and as any integer.
+        template_of = compiled.get_call_template
+        compiled.get_call_template = lambda args, kws: template_of(
+            tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()}
+        )
+    return compiled  # type: ignore[no-any-return]
 
 
 def kernel(function: _F) -> _F:

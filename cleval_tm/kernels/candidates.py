@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner
+from cleval_tm.kernels._jit import Floats, Ints, inner
 
 FANOUT = 8
 TOP = 256
 """Most boxes of the top level. All of them are compared, several at a time, which for a page of words beats a tree."""
+BLOCK = 16
+"""The top level is filled up to a multiple of it with boxes that meet nothing."""
 BITS = 14
 FIELD = BITS + 1
 LAST_CELL = (1 << BITS) - 1
 ONES = 1 | (1 << FIELD) | (1 << 2 * FIELD) | (1 << 3 * FIELD)
 GUARDS = ONES << BITS
 FIELDS = GUARDS - ONES
+NOWHERE = GUARDS
 DIGIT = 7
 """Bits that one pass of the radix sort looks at; four passes sort the 28 bits of a place in Z-order."""
 
@@ -159,6 +162,7 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, flo
         size = (size + FANOUT - 1) // FANOUT
         total += size
         levels += 1
+    total += -size % BLOCK
     level_start = np.zeros(levels + 1, np.int64)
     level_start[levels] = total
     size = n
@@ -166,58 +170,44 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, flo
         level_start[level] = level_start[level + 1] - size
         size = (size + FANOUT - 1) // FANOUT
     tree = np.empty(total, np.int64)
+    for at in range(level_start[1]):
+        tree[at] = NOWHERE
     leaves = level_start[levels - 1]
     for at in range(n):
         tree[leaves + at] = packed[at]
     for level in range(levels - 2, -1, -1):
-        group = level_start[level + 1]
+        at = level_start[level]
         end = level_start[level + 2]
-        for at in range(level_start[level], level_start[level + 1]):
+        for group in range(level_start[level + 1], end, FANOUT):
             box = tree[group]
             for child in range(group + 1, min(group + FANOUT, end)):
                 box = around(box, tree[child])
             tree[at] = box
-            group += FANOUT
+            at += 1
     return tree, level_start, indices, (x0, y0, x_scale, y_scale)
 
 
 @inner
-def room_for_found(n: int) -> tuple[Bytes, Ints, Ints, Ints]:
-    """What :func:`query_tree` writes to, for n boxes: (marks, marks in eights, nodes, found)."""
-    marks = np.zeros(TOP, np.uint8)
-    return marks, marks.view(np.int64), np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
-
-
-@inner
-def query_tree(
-    tree: Ints,
-    level_start: Ints,
-    indices: Ints,
-    asked: int,
-    marks: Bytes,
-    eights: Ints,
-    nodes: Ints,
-    found: Ints,
-) -> int:
+def query_tree(tree: Ints, level_start: Ints, indices: Ints, asked: int, nodes: Ints, found: Ints) -> int:
     """Find the boxes that meet what is ``asked`` for (and perhaps some that do not), in ascending order.
 
     Args:
         tree, level_start, indices: see :func:`build_tree`.
         asked: see :func:`asked_for`.
-        marks, eights, nodes, found: see :func:`room_for_found`; ``found`` is filled with indices of boxes.
+        nodes, found: scratch (n + 1,) int64 for n boxes; ``found`` is filled with indices of boxes.
 
     Returns:
         how many were found.
     """
-    n_top = level_start[1]
-    for i in range(n_top):
-        marks[i] = not_larger(tree[i], asked) == GUARDS
     size = 0
-    for eight in range((n_top + 7) >> 3):
-        if eights[eight] != 0:
-            for i in range(8 * eight, 8 * eight + 8):
+    for block in range(0, level_start[1], BLOCK):
+        some = False
+        for i in range(BLOCK):
+            some |= not_larger(tree[block + i], asked) == GUARDS
+        if some:
+            for i in range(block, block + BLOCK):
                 found[size] = i  # written in any case, kept if it meets: a branch here would cost more
-                size += marks[i]
+                size += not_larger(tree[i], asked) == GUARDS
     for level in range(1, len(level_start) - 1):
         parents = size
         for i in range(parents):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Ints, Letters, inner
+from cleval_tm.kernels._jit import Bytes, Ints, Letters, inner
 from cleval_tm.kernels.characters import lengths_of
 from cleval_tm.kernels.matching import Detections, Options, Pairs, Words, group_pairs
 
@@ -100,7 +100,7 @@ def common_subsequence(
     if n_a == 0 or n_b == 0:
         return size
     step = np.empty((n_a, n_b), np.uint8)
-    lengths = np.zeros(n_b + 1, np.int32)
+    lengths = np.zeros(n_b + 1, np.int64)
     for i in range(n_a):
         corner = 0
         for j in range(n_b):
@@ -170,7 +170,7 @@ def read_remaining(
     det_first: int,
     letters: Letters,
     letter_start: Ints,
-    taken: Bools,
+    taken: Bytes,
     text: Letters,
 ) -> int:
     """Write what is left of the texts of the ordered pairs' detections to ``text``; return how many letters."""
@@ -193,14 +193,14 @@ def take_letter(
     det_first: int,
     letters: Letters,
     letter_start: Ints,
-    taken: Bools,
+    taken: Bytes,
 ) -> None:
     """Remove a letter from the first of the ordered detections that still has it."""
     for m in range(n_ordered):
         d = det_first + pair_det[ordered[m]]
         for at in range(letter_start[d], letter_start[d + 1] - 1):
             if letters[at] == letter and not taken[at - letter_start[det_first]]:
-                taken[at - letter_start[det_first]] = True
+                taken[at - letter_start[det_first]] = 1
                 return
 
 
@@ -254,7 +254,7 @@ def count_letters(
             shared += 1
     if shared == 0:
         return total
-    taken = np.zeros(n_letters, np.bool_)
+    taken = np.zeros(n_letters, np.uint8)
     text = np.empty(n_letters, np.int32)
     found = np.empty(n_letters, np.int32)
     matched = np.empty(n_det, np.int64)
@@ -303,7 +303,7 @@ def count_words(words: Words, view: int, gt_first: int, gt_matches: Ints, row: I
 
 @inner
 def count_detections(
-    detections: Detections, det_first: int, det_matches: Ints, det_ignored: Bools, options: Options, row: Ints
+    detections: Detections, det_first: int, det_matches: Ints, det_ignored: Bytes, options: Options, row: Ints
 ) -> None:
     """Fill the columns of ``row`` that tell of detections one by one."""
     letter_start = detections.letter_start

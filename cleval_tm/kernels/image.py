@@ -35,7 +35,7 @@ class Match(NamedTuple):
     pairs: Pairs
     ap: Any  # (M,) float64 area precision
     relation: Any  # (M,) uint8 bits of ONE_TO_ONE, SPLIT and MERGE
-    det_ignored: Any  # (D,) bool
+    det_ignored: Any  # (D,) uint8
     claims: Any  # (C,) int64 how many matched detections contain each character
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner
-from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree, room_for_found
+from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains_strictly, mark_contained, overlap_area, write_edges
 from cleval_tm.kernels.measure import BOX, ShapeArrays, edges_of, room_for_edges
@@ -176,7 +176,8 @@ def find_pairs(
     pair_gt, pair_det, shared_area, hit_count, hit_start, hits = pairs
     boxes = reach_of_words(words, gt_first, gt_last, whole)
     tree, level_start, indices, grid = build_tree(boxes)
-    marks, eights, nodes, found = room_for_found(gt_last - gt_first)
+    nodes = np.empty(gt_last - gt_first + 1, np.int64)
+    found = np.empty(gt_last - gt_first + 1, np.int64)
     own_gt_edges = room_for_edges(gt_ring_start, gt_first, gt_last)
     own_edges = room_for_edges(ring_start, det_first, det_last)
     size = 0
@@ -186,7 +187,7 @@ def find_pairs(
         right = bounds[d, 2]
         bottom = bounds[d, 3]
         asked = asked_for(left, top, right, bottom, grid)
-        n_found = query_tree(tree, level_start, indices, asked, marks, eights, nodes, found)
+        n_found = query_tree(tree, level_start, indices, asked, nodes, found)
         if size + n_found > len(pair_gt):
             pairs = more_room(
                 Pairs(pair_gt, pair_det, shared_area, hit_count, hit_start, hits), size + n_found
@@ -338,7 +339,7 @@ def ignored_detections(
     threshold: float,
     in_float32: bool,
     ignores_strictly: bool,
-) -> Bools:
+) -> Bytes:
     """Which detections (n_det,) of an image an ignored word takes out, alone or several together.
 
     Args:
@@ -346,7 +347,7 @@ def ignored_detections(
         order: (V, S) int64 of all words, ``view`` and ``gt_first`` tell which are the image's.
     """
     pair_gt, pair_det, _, hit_count, _, _ = pairs
-    taken_out = np.zeros(n_det, np.bool_)
+    taken_out = np.zeros(n_det, np.uint8)
     ignores = False
     for g in range(len(ignored)):
         ignores |= ignored[g]
@@ -354,7 +355,7 @@ def ignored_detections(
         return taken_out
     if threshold <= 0.0 and not ignores_strictly:
         for d in range(n_det):  # even a word that shares nothing has an ap of 0
-            taken_out[d] = True
+            taken_out[d] = 1
         return taken_out
     summed = np.zeros(n_det)
     gt_start, gt_pairs = group_pairs(pair_gt, size, len(ignored))
@@ -370,14 +371,14 @@ def ignored_detections(
                 summed[d] = np.float32(total) if in_float32 else total
             reached = max(ap[p], summed[d])
             if reached > threshold or (reached == threshold and not ignores_strictly):
-                taken_out[d] = True
+                taken_out[d] = 1
     return taken_out
 
 
 @inner
 def relate(
     ignored: Bools,
-    det_ignored: Bools,
+    det_ignored: Bytes,
     pairs: Pairs,
     size: int,
     ap: Floats,

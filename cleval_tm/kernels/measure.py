@@ -117,7 +117,7 @@ def measure_shapes(shapes: ShapeArrays) -> int:
                 kind[s] = BOX
             elif turns_one_way(rings, first):
                 kind[s] = CONVEX
-        last_kind = max(last_kind, kind[s])
+        last_kind = max(last_kind, int(kind[s]))
     return last_kind
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel
-from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree, room_for_found
+from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree
 from cleval_tm.kernels.geometry import EDGE_COLUMNS, clip_convex, overlap_area, signed_area, write_edges
 from cleval_tm.kernels.measure import CONVEX, ShapeArrays, edges_of, room_for_edges
 
@@ -96,7 +96,8 @@ def take_out_words(shapes: ShapeArrays, ignored: Bools) -> tuple[Ints, Floats, I
         if not some_ignored:
             continue
         tree, level_start, indices, grid = build_tree(bounds[first:last])
-        marks, eights, nodes, found = room_for_found(last - first)
+        nodes = np.empty(last - first + 1, np.int64)
+        found = np.empty(last - first + 1, np.int64)
         others = np.empty(last - first, np.int64)
         place = np.full(last - first, -1)  # where each word stands in ``others``
         room = room_for_edges(shapes.ring_start, first, last)
@@ -111,7 +112,7 @@ def take_out_words(shapes: ShapeArrays, ignored: Bools) -> tuple[Ints, Floats, I
             n = 0
             convex = kind[g] <= CONVEX
             g_edges, g_first, g_last = edges_of(shapes, g, room)
-            for f in range(query_tree(tree, level_start, indices, asked, marks, eights, nodes, found)):
+            for f in range(query_tree(tree, level_start, indices, asked, nodes, found)):
                 h = first + found[f]
                 if h == g:
                     continue
@@ -144,7 +145,7 @@ def take_out_words(shapes: ShapeArrays, ignored: Bools) -> tuple[Ints, Floats, I
                     box = asked_for(
                         part_bounds[i, 0], part_bounds[i, 1], part_bounds[i, 2], part_bounds[i, 3], grid
                     )
-                    for f in range(query_tree(tree, level_start, indices, box, marks, eights, nodes, found)):
+                    for f in range(query_tree(tree, level_start, indices, box, nodes, found)):
                         j = place[found[f]]
                         if (
                             j > i

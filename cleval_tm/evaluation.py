@@ -13,8 +13,8 @@ import numpy.typing as npt
 from cleval_tm.counts import COUNTS, IntTable, all_scores, image_scores, total_counts
 from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
 from cleval_tm.images import Image, ImageId
+from cleval_tm.kernels.image import NO_STORY, Story
 from cleval_tm.kernels.image import count_images as count_into
-from cleval_tm.kernels.image import explain_image
 from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT
 from cleval_tm.kernels.measure import IRREGULAR
 from cleval_tm.rules import CLEvalRules
@@ -72,7 +72,7 @@ def count_images(
     options = kernel_options(rules, e2e=e2e)
 
     def count(first: int, last: int) -> int:
-        count_into(gt.words, gt.images, encoded.detections, first, last, options, table)
+        count_into(gt.words, gt.images, encoded.detections, first, last, options, table, NO_STORY)
         return last - first
 
     if num_threads == 1 and progress is None:
@@ -313,33 +313,49 @@ def _match_of(
     encoded: EncodedDetections, gt: GroundTruth, i: int, rules: CLEvalRules, e2e: bool
 ) -> ImageMatch:
     words, detections = gt.words, encoded.detections
-    match = explain_image(words, gt.images[i], detections, i, kernel_options(rules, e2e=e2e))
-    pairs = match.pairs
     first_gt, last_gt = words.shapes.image_start[gt.images[i] : gt.images[i] + 2]
     first_det, last_det = detections.shapes.image_start[i : i + 2]
+    chars = words.char_start[first_gt : last_gt + 1]
+    table = np.zeros((len(gt), len(words.ignored), len(COUNTS)), np.int64)
+    needs = np.array([4 * (last_gt - first_gt), 4 * (chars[-1] - chars[0])])
+    while True:
+        story = Story(
+            np.zeros(2, np.int64),
+            np.empty((needs[0], 4), np.int64),
+            np.empty(needs[0]),
+            np.empty(needs[1], np.uint8),
+            np.empty(last_det - first_det, np.uint8),
+            np.empty(chars[-1] - chars[0], np.int64),
+        )
+        options = kernel_options(rules, e2e=e2e)
+        count_into(words, gt.images, detections, i, i + 1, options, table, story)
+        if (story.needs <= needs).all():
+            break
+        needs = story.needs
     name_gt = _names(gt.source, first_gt, last_gt)
     name_det = _names(encoded.source, first_det, last_det)
-    chars = words.char_start[first_gt : last_gt + 1]
+    n, ends = story.needs.tolist()
+    starts = [*story.pairs[:n, 3].tolist(), ends]
     return ImageMatch(
         pairs=tuple(
             MatchedPair(
-                name_gt[pairs.gt[p]],
-                name_det[pairs.det[p]],
-                float(match.ap[p]),
-                tuple(name for bit, name in _RELATIONS if match.relation[p] & bit),
-                tuple(np.flatnonzero(pairs.hits[pairs.hit_start[p] : pairs.hit_start[p + 1]]).tolist()),
+                name_gt[g],
+                name_det[d],
+                float(story.ap[p]),
+                tuple(name for bit, name in _RELATIONS if relation & bit),
+                tuple(np.flatnonzero(story.hits[starts[p] : starts[p + 1]]).tolist()),
             )
-            for p in range(len(match.ap))
+            for p, (g, d, relation, _) in enumerate(story.pairs[:n].tolist())
         ),
         character_hits={
-            name: match.claims[chars[g] - chars[0] : chars[g + 1] - chars[0]]
+            name: story.claims[chars[g] - chars[0] : chars[g + 1] - chars[0]]
             for g, name in enumerate(name_gt)
         },
         character_centres={
             name: words.centres[:, chars[g] : chars[g + 1]].T for g, name in enumerate(name_gt)
         },
         ignored_gt=_where(name_gt, words.ignored[0, first_gt:last_gt]),
-        ignored_det=_where(name_det, match.det_ignored),
+        ignored_det=_where(name_det, story.det_ignored),
         irregular_gt=_where(name_gt, words.shapes.kind[first_gt:last_gt] >= IRREGULAR),
         irregular_det=_where(name_det, detections.shapes.kind[first_det:last_det] >= IRREGULAR),
     )

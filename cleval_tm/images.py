@@ -111,11 +111,14 @@ class Columns:
         self.given_sizes: list[int] = []
         self.kept: npt.NDArray[np.bool_] | None = None
         self.source: Ints | None = None
+        self.quads_alone = False
         points, lengths, quads = self._gather_shapes()
         self.image_start: Ints = np.array([0, *itertools.accumulate(self.given_sizes)], np.int64)
         self.points: Floats = np.concatenate(points, dtype=np.float64) if points else np.empty((0, 2))
         self.ring_start, self.style = self._rings_and_styles(lengths, quads)
-        if most is not None or (self.style.any() and np.diff(self.ring_start).min() < 4):
+        if most is not None or (
+            not self.quads_alone and len(self.style) and np.diff(self.ring_start).min() < 4
+        ):
             self._refuse_bad_points()
             self._leave_out(most)
             self._complete_short_polygons()
@@ -266,7 +269,8 @@ class Columns:
             and all(quads)
             and all(type(length) is int and length == 4 for length in lengths)
         ):
-            return np.arange(0, 4 * n + 1, 4), np.full(n, QUAD, np.uint8)
+            self.quads_alone = True
+            return np.arange(0, 4 * n + 1, 4), np.zeros(n, np.uint8)  # all QUAD
         counts = [
             np.full(size, length) if isinstance(length, int) else length
             for length, size in zip(lengths, self.given_sizes, strict=True)

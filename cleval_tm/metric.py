@@ -322,18 +322,16 @@ class CLEvalMetric(Metric):
         return super()._apply(move, *args, **kwargs)
 
     def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
-        counted = super()._wrap_update(update)
+        # Does what the base class' wrapper does, for a state that is on its device and needs no gradients.
+        own = self.__dict__  # `nn.Module.__setattr__` would look for parameters in these, at some cost
 
         @functools.wraps(update)
         def all_or_nothing(*args: Any, **kwargs: Any) -> None:
             if self._is_synced:
                 raise TorchMetricsUserError(_SYNCED.format("update"))
-            before = self._update_count, self._computed
-            try:
-                counted(*args, **kwargs)
-            except BaseException:
-                self._update_count, self._computed = before
-                raise
+            update(*args, **kwargs)
+            own["_update_count"] += 1
+            own["_computed"] = None
 
         return all_or_nothing
 
@@ -398,10 +396,10 @@ class CLEvalMetric(Metric):
         No list and no tensor of the state is ever changed in place: metrics of a compute group, wrappers
         and caches hold the same ones.
         """
-        if not len(rows):
+        if not rows.shape[0]:
             return
         parts = [*getattr(self, self._state), rows.to("cpu" if self.compute_on_cpu else self.device)]
-        while len(parts) > 1 and len(parts[-2]) <= len(parts[-1]):
+        while len(parts) > 1 and parts[-2].shape[0] <= parts[-1].shape[0]:
             parts[-2:] = [self._join(parts[-2:])]
         self._hold(parts)
 
@@ -413,7 +411,7 @@ class CLEvalMetric(Metric):
         if self.per_image:
             return torch.cat(parts)
         return functools.reduce(
-            torch.add, (table if len(table) == 1 else table.sum(0, True) for table in parts)
+            torch.add, (table if table.shape[0] == 1 else table.sum(0, True) for table in parts)
         )
 
     def _joined(self) -> Tensor:

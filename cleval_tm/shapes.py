@@ -31,6 +31,8 @@ Ints = npt.NDArray[np.int64]
 Reduced = tuple[int, tuple[int, ...]]
 """A shape, and the shapes taken out of it."""
 
+_NO_EDGES: Floats = np.empty((0, EDGE_COLUMNS))
+_NO_REGIONS: Ints = np.zeros(1, np.int64)
 _FEW = 32
 _GRID = 2.0**-30
 
@@ -64,9 +66,7 @@ class Shapes:
             rectangle_aspects(points, ring_start) if n and style[0] == SNAPPED else np.zeros(n)
         )
         self.region = np.empty(n, np.int64)
-        self.region.fill(-1)
-        self.edges: Floats = np.empty((0, EDGE_COLUMNS))
-        self.region_start: Ints = np.zeros(1, np.int64)
+        self.edges, self.region_start = _NO_EDGES, _NO_REGIONS
         worst = measure_shapes(self.arrays())
         self.finite = worst != NOT_FINITE
         if self.finite and worst > CONVEX:

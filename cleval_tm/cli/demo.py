@@ -23,7 +23,7 @@ def command(
 ) -> None:
     """Generate documents and a detector's output, and evaluate them. No file, no network."""
     with plain_errors():
-        from cleval_tm.cli.compiling import announcing_compilation
+        from cleval_tm.cli.compiling import announcing_compilation, compile_ahead
         from cleval_tm.cli.outputs import check_outputs, write_whole
         from cleval_tm.cli.tables import outcome_table, report
         from cleval_tm.demo import as_zip, make_documents
@@ -36,6 +36,7 @@ def command(
         say(f"{images} generated documents in nine scripts (seed {seed}), and what a detector may find")
         from cleval_tm.evaluation import evaluate
 
+        compile_ahead()
         with announcing_compilation():  # compiled or loaded here, they are no part of the time below
             evaluate(preds[:1], target[:1]).match(0)
         start = time.perf_counter()

@@ -197,11 +197,13 @@ def score(
     Returns:
         the evaluation, or ``None`` in a process that has nothing to print.
     """
-    from cleval_tm.cli.compiling import announcing_compilation
+    from cleval_tm.cli.compiling import announcing_compilation, compile_ahead
     from cleval_tm.distributed import evaluate_sharded, is_distributed
     from cleval_tm.evaluation import evaluate
 
     options: dict[str, Any] = {"e2e": sides.e2e, "scale_bins": scale_bins, "num_threads": threads}
+    if not is_distributed():
+        compile_ahead()
     with announcing_compilation():
         if is_distributed():
             return evaluate_sharded(sides.preds, sides.target, rules, **options)

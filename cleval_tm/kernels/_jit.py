@@ -39,9 +39,9 @@ def inner(function: _F) -> _F:
     compiled = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
     if not config.DISABLE_JIT:
         # An argument that may be the constant 0 would otherwise be compiled for twice: as 0, and as any integer.
-        template_of = compiled.get_call_template
+        template_of, any_value = compiled.get_call_template, types.unliteral  # type: ignore[attr-defined]
         compiled.get_call_template = lambda args, kws: template_of(
-            tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()}
+            tuple(map(any_value, args)), {name: any_value(kind) for name, kind in kws.items()}
         )
     return compiled  # type: ignore[no-any-return]
 
@@ -52,6 +52,12 @@ def kernel(function: _F) -> _F:
     if not config.DISABLE_JIT and cache_folder() is not None:
         compiled._cache = _KernelCache(compiled.py_func)
     return compiled  # type: ignore[no-any-return]
+
+
+def is_kept(compiled: Any) -> bool:
+    """Whether machine code of a kernel is on the disk, from these sources."""
+    file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    return file is not None and bool(file._load_index())
 
 
 @cache

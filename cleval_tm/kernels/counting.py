@@ -6,7 +6,17 @@ import numpy as np
 
 from cleval_tm.kernels._jit import Bytes, Ints, Letters, inner
 from cleval_tm.kernels.characters import lengths_of
-from cleval_tm.kernels.matching import Detections, Options, Pairs, Words, group_pairs
+from cleval_tm.kernels.matching import (
+    DET,
+    GT,
+    HIT_COUNT,
+    HIT_START,
+    Detections,
+    Options,
+    Pairs,
+    Words,
+    group_pairs,
+)
 
 DIAGONAL, UP, LEFT = range(3)
 
@@ -24,31 +34,32 @@ def count_claims(
     Returns:
         (hits in matched pairs, characters claimed at least once).
     """
-    pair_gt, _, _, hit_count, hit_start, hits = pairs
+    rows = pairs.rows
+    hits = pairs.hits
     total = 0
     first_claims = 0
     for p in range(len(relation)):
         if relation[p] == 0:
             continue
-        total += hit_count[p]
-        at = char_start[gt_first + pair_gt[p]] - char_start[gt_first] - hit_start[p]
-        for hit in range(hit_start[p], hit_start[p + 1]):
+        total += rows[p, HIT_COUNT]
+        at = char_start[gt_first + rows[p, GT]] - char_start[gt_first] - rows[p, HIT_START]
+        for hit in range(rows[p, HIT_START], rows[p + 1, HIT_START]):
             first_claims += hits[hit] > claims[at + hit]
             claims[at + hit] += hits[hit]
     return total, first_claims
 
 
 @inner
-def count_matches(relation: Bytes, indices: Ints, n: int) -> Ints:
-    """How many matched pairs (n,) int64 each word, or each detection, is in."""
+def count_matches(relation: Bytes, rows: Ints, side: int, n: int) -> Ints:
+    """How many matched pairs (n,) int64 each word, or each detection, is in; ``side`` is the column GT or DET."""
     matches = np.zeros(n, np.int64)
     for p in range(len(relation)):
-        matches[indices[p]] += relation[p] != 0
+        matches[rows[p, side]] += relation[p] != 0
     return matches
 
 
 @inner
-def reading_order(matched: Ints, n_matched: int, hit_start: Ints, hits: Bytes, ordered: Ints) -> int:
+def reading_order(matched: Ints, n_matched: int, rows: Ints, hits: Bytes, ordered: Ints) -> int:
     """Put a word's matched pairs in the order in which its characters meet them.
 
     Args:
@@ -59,12 +70,12 @@ def reading_order(matched: Ints, n_matched: int, hit_start: Ints, hits: Bytes, o
         how many were put in order; pairs that no character is left for are left out.
     """
     size = 0
-    for k in range(hit_start[matched[0] + 1] - hit_start[matched[0]] if n_matched > 1 else 0):
+    for k in range(rows[matched[0] + 1, HIT_START] - rows[matched[0], HIT_START] if n_matched > 1 else 0):
         if size >= n_matched - 1:
             break
         for m in range(n_matched):
             p = matched[m]
-            if p >= 0 and hits[hit_start[p] + k]:
+            if p >= 0 and hits[rows[p, HIT_START] + k]:
                 ordered[size] = p
                 matched[m] = -1
                 size += 1
@@ -166,7 +177,7 @@ def common_length(
 def read_remaining(
     ordered: Ints,
     n_ordered: int,
-    pair_det: Ints,
+    rows: Ints,
     det_first: int,
     letters: Letters,
     letter_start: Ints,
@@ -176,7 +187,7 @@ def read_remaining(
     """Write what is left of the texts of the ordered pairs' detections to ``text``; return how many letters."""
     size = 0
     for m in range(n_ordered):
-        d = det_first + pair_det[ordered[m]]
+        d = det_first + rows[ordered[m], DET]
         for at in range(letter_start[d], letter_start[d + 1] - 1):
             if not taken[at - letter_start[det_first]]:
                 text[size] = letters[at]
@@ -189,7 +200,7 @@ def take_letter(
     letter: int,
     ordered: Ints,
     n_ordered: int,
-    pair_det: Ints,
+    rows: Ints,
     det_first: int,
     letters: Letters,
     letter_start: Ints,
@@ -197,7 +208,7 @@ def take_letter(
 ) -> None:
     """Remove a letter from the first of the ordered detections that still has it."""
     for m in range(n_ordered):
-        d = det_first + pair_det[ordered[m]]
+        d = det_first + rows[ordered[m], DET]
         for at in range(letter_start[d], letter_start[d + 1] - 1):
             if letters[at] == letter and not taken[at - letter_start[det_first]]:
                 taken[at - letter_start[det_first]] = 1
@@ -229,7 +240,8 @@ def count_letters(
     order = words.order
     letters = detections.letters
     letter_start = detections.letter_start
-    pair_gt, pair_det, _, _, hit_start, hits = pairs
+    rows = pairs.rows
+    hits = pairs.hits
     n_det = len(det_matches)
     n_letters = letter_start[det_first + n_det] - letter_start[det_first]
     row = np.empty(n_letters + 1, np.int64)
@@ -238,9 +250,9 @@ def count_letters(
     for p in range(len(relation)):
         if relation[p] == 0:
             continue
-        g = gt_first + pair_gt[p]
-        d = det_first + pair_det[p]
-        if gt_matches[pair_gt[p]] == 1 and det_matches[pair_det[p]] == 1:
+        g = gt_first + rows[p, GT]
+        d = det_first + rows[p, DET]
+        if gt_matches[rows[p, GT]] == 1 and det_matches[rows[p, DET]] == 1:
             total += common_length(
                 gt_letters,
                 gt_letter_start[g],
@@ -259,7 +271,7 @@ def count_letters(
     found = np.empty(n_letters, np.int32)
     matched = np.empty(n_det, np.int64)
     ordered = np.empty(n_det, np.int64)
-    gt_start, gt_pairs = group_pairs(pair_gt, len(relation), len(gt_matches))
+    gt_start, gt_pairs = group_pairs(rows, len(relation), len(gt_matches))
     for t in range(len(gt_matches)):
         g = order[view, gt_first + t] if len(order) else t
         n_matched = 0
@@ -268,11 +280,11 @@ def count_letters(
             if relation[gt_pairs[at]] != 0:
                 matched[n_matched] = gt_pairs[at]
                 n_matched += 1
-                used_once &= det_matches[pair_det[gt_pairs[at]]] == 1
+                used_once &= det_matches[rows[gt_pairs[at], DET]] == 1
         if n_matched == 0 or (n_matched == 1 and used_once):
             continue
-        n_ordered = reading_order(matched, n_matched, hit_start, hits, ordered)
-        size = read_remaining(ordered, n_ordered, pair_det, det_first, letters, letter_start, taken, text)
+        n_ordered = reading_order(matched, n_matched, rows, hits, ordered)
+        size = read_remaining(ordered, n_ordered, rows, det_first, letters, letter_start, taken, text)
         first = gt_letter_start[gt_first + g]
         last = gt_letter_start[gt_first + g + 1] - 1
         if used_once:
@@ -280,7 +292,7 @@ def count_letters(
             continue
         size = common_subsequence(gt_letters, first, last, text, size, prefers_left, found)
         for at in range(size - 1, -1, -1):
-            take_letter(found[at], ordered, n_ordered, pair_det, det_first, letters, letter_start, taken)
+            take_letter(found[at], ordered, n_ordered, rows, det_first, letters, letter_start, taken)
         total += size
     return total
 
@@ -339,13 +351,13 @@ def count_labels(
     relation: Bytes, pairs: Pairs, gt_label: Ints, gt_first: int, det_label: Ints, det_first: int, row: Ints
 ) -> None:
     """Fill the columns of orientation."""
-    pair_gt, pair_det, _, _, _, _ = pairs
+    rows = pairs.rows
     if len(gt_label) == 0 or len(det_label) == 0:
         return
     for p in range(len(relation)):
         if relation[p] != 0:
-            label = gt_label[gt_first + pair_gt[p]]
-            other = det_label[det_first + pair_det[p]]
+            label = gt_label[gt_first + rows[p, GT]]
+            other = det_label[det_first + rows[p, DET]]
             if label >= 0 and other >= 0:
                 row[14] += 1  # orientation_pairs
                 row[15] += label == other  # orientation_correct

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Ints, inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.counting import (
     count_claims,
     count_detections,
@@ -16,6 +16,9 @@ from cleval_tm.kernels.counting import (
     count_words,
 )
 from cleval_tm.kernels.matching import (
+    DET,
+    GT,
+    HIT_START,
     Detections,
     Options,
     Pairs,
@@ -24,19 +27,51 @@ from cleval_tm.kernels.matching import (
     find_pairs,
     ignored_detections,
     relate,
-    room_for,
 )
 from cleval_tm.kernels.measure import IRREGULAR
 
 
-class Match(NamedTuple):
-    """What happened in an image, in one view; M pairs, D detections, C pseudo characters."""
+class Story(NamedTuple):
+    """Room to tell what happened in an image, in its first view; M pairs, D detections, C pseudo characters."""
 
-    pairs: Pairs
-    ap: Any  # (M,) float64 area precision
-    relation: Any  # (M,) uint8 bits of ONE_TO_ONE, SPLIT and MERGE
+    needs: Any  # (2,) int64, filled: how many pairs and how many hits there are; or none where nothing is to be told
+    pairs: Any  # (M or more, 4) int64 word, detection, bits of ONE_TO_ONE, SPLIT and MERGE, first of the hits
+    ap: Any  # (M or more,) float64 area precision
+    hits: Any  # uint8: whether the detection contains each character of the word
     det_ignored: Any  # (D,) uint8
     claims: Any  # (C,) int64 how many matched detections contain each character
+
+
+NO_STORY = Story(
+    np.empty(0, np.int64),
+    np.empty((0, 4), np.int64),
+    np.empty(0),
+    np.empty(0, np.uint8),
+    np.empty(0, np.uint8),
+    np.empty(0, np.int64),
+)
+
+
+@inner
+def tell(story: Story, pairs: Pairs, ap: Floats, relation: Bytes, det_ignored: Bytes, claims: Ints) -> None:
+    """Fill a story, if its room is enough for the pairs and hits; what it needs in any case."""
+    needs, told, told_ap, told_hits, told_ignored, told_claims = story
+    needs[0] = len(ap)
+    needs[1] = pairs.rows[len(ap), HIT_START]
+    if needs[0] > len(told_ap) or needs[1] > len(told_hits):
+        return
+    for p in range(len(ap)):
+        told[p, 0] = pairs.rows[p, GT]
+        told[p, 1] = pairs.rows[p, DET]
+        told[p, 2] = relation[p]
+        told[p, 3] = pairs.rows[p, HIT_START]
+        told_ap[p] = ap[p]
+    for hit in range(needs[1]):
+        told_hits[hit] = pairs.hits[hit]
+    for d in range(len(det_ignored)):
+        told_ignored[d] = det_ignored[d]
+    for c in range(len(claims)):
+        told_claims[c] = claims[c]
 
 
 @inner
@@ -45,70 +80,6 @@ def count_irregular(kind: Bytes, first: int, last: int) -> int:
     for s in range(first, last):
         count += kind[s] >= IRREGULAR
     return count
-
-
-@inner
-def count_view(
-    words: Words,
-    view: int,
-    gt_first: int,
-    gt_last: int,
-    detections: Detections,
-    det_first: int,
-    det_last: int,
-    pairs: Pairs,
-    size: int,
-    options: Options,
-    row: Ints,
-) -> Match:
-    """Fill an image's row of counts (21,) in one view, from its ``size`` pairs."""
-    n_gt = gt_last - gt_first
-    n_det = det_last - det_first
-    char_start = words.char_start
-    ignored: Bools = words.ignored[view, gt_first:gt_last]
-    threshold = options.ap_float32_constraint if options.in_float32 else options.ap_constraint
-    ap = area_precisions(words, view, gt_first, detections, det_first, pairs, size, options.in_float32)
-    det_ignored = ignored_detections(
-        ignored,
-        words.order,
-        view,
-        gt_first,
-        n_det,
-        pairs,
-        size,
-        ap,
-        threshold,
-        options.in_float32,
-        options.ignores_strictly,
-    )
-    relation = relate(ignored, det_ignored, pairs, size, ap, threshold, options.ap_constraint)
-    claims = np.zeros(char_start[gt_last] - char_start[gt_first], np.int64)
-    contained, first_claims = count_claims(relation, pairs, char_start, gt_first, claims)
-    gt_matches = count_matches(relation, pairs.gt, n_gt)
-    det_matches = count_matches(relation, pairs.det, n_det)
-    count_words(words, view, gt_first, gt_matches, row)
-    count_detections(detections, det_first, det_matches, det_ignored, options, row)
-    count_labels(relation, pairs, words.label, gt_first, detections.label, det_first, row)
-    row[1] = contained + row[5]  # chars_det
-    row[2] = first_claims  # det_tp
-    row[8] = contained - first_claims  # overlaps
-    if options.reads_text:
-        row[10] = count_letters(  # e2e_tp
-            words,
-            view,
-            gt_first,
-            gt_matches,
-            detections,
-            det_first,
-            det_matches,
-            pairs,
-            relation,
-            options.lcs_prefers_left,
-        )
-    row[12] = row[11] - row[10]  # e2e_fp_chars
-    row[20] = count_irregular(words.shapes.kind, gt_first, gt_last)
-    row[20] += count_irregular(detections.shapes.kind, det_first, det_last)
-    return Match(pairs, ap, relation, det_ignored, claims)
 
 
 @kernel
@@ -120,6 +91,7 @@ def count_images(
     last: int,
     options: Options,
     table: Ints,
+    story: Story,
 ) -> None:
     """Count images ``first`` to ``last``.
 
@@ -130,30 +102,66 @@ def count_images(
         options: :class:`Options`.
         table: (n, V, 21) int64 zeros, rows of these images filled; columns in the order of
             ``cleval_tm.counts.COUNTS``.
+        story: ``NO_STORY``, or room for that of the one image: then all its pairs that share area are found.
     """
     gt_start = words.shapes.image_start
     det_start = detections.shapes.image_start
-    pairs = room_for(64)
+    char_start = words.char_start
+    threshold = options.ap_float32_constraint if options.in_float32 else options.ap_constraint
     for image in range(first, last):
         gt_first = gt_start[gt_image[image]]
         gt_last = gt_start[gt_image[image] + 1]
         det_first = det_start[image]
         det_last = det_start[image + 1]
-        size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, False, pairs)
-        for view in range(len(words.ignored)):
+        n_gt = gt_last - gt_first
+        n_det = det_last - det_first
+        whole = len(story.needs) > 0
+        size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, whole)
+        for view in range(1 if whole else len(words.ignored)):
             row = table[image, view]
-            count_view(
-                words, view, gt_first, gt_last, detections, det_first, det_last, pairs, size, options, row
+            ignored: Bools = words.ignored[view, gt_first:gt_last]
+            ap = area_precisions(
+                words, view, gt_first, detections, det_first, pairs, size, options.in_float32
             )
-
-
-@kernel
-def explain_image(words: Words, gt_image: int, detections: Detections, image: int, options: Options) -> Match:
-    """What happened in one image, in the first view, with all pairs that share area; else as :func:`count_images`."""
-    gt_first = words.shapes.image_start[gt_image]
-    gt_last = words.shapes.image_start[gt_image + 1]
-    det_first = detections.shapes.image_start[image]
-    det_last = detections.shapes.image_start[image + 1]
-    size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, True, room_for(64))
-    row = np.zeros(21, np.int64)
-    return count_view(words, 0, gt_first, gt_last, detections, det_first, det_last, pairs, size, options, row)
+            det_ignored = ignored_detections(
+                ignored,
+                words.order,
+                view,
+                gt_first,
+                n_det,
+                pairs,
+                size,
+                ap,
+                threshold,
+                options.in_float32,
+                options.ignores_strictly,
+            )
+            relation = relate(ignored, det_ignored, pairs, size, ap, threshold, options.ap_constraint)
+            claims = np.zeros(char_start[gt_last] - char_start[gt_first], np.int64)
+            contained, first_claims = count_claims(relation, pairs, char_start, gt_first, claims)
+            gt_matches = count_matches(relation, pairs.rows, GT, n_gt)
+            det_matches = count_matches(relation, pairs.rows, DET, n_det)
+            count_words(words, view, gt_first, gt_matches, row)
+            count_detections(detections, det_first, det_matches, det_ignored, options, row)
+            count_labels(relation, pairs, words.label, gt_first, detections.label, det_first, row)
+            row[1] = contained + row[5]  # chars_det
+            row[2] = first_claims  # det_tp
+            row[8] = contained - first_claims  # overlaps
+            if options.reads_text:
+                row[10] = count_letters(  # e2e_tp
+                    words,
+                    view,
+                    gt_first,
+                    gt_matches,
+                    detections,
+                    det_first,
+                    det_matches,
+                    pairs,
+                    relation,
+                    options.lcs_prefers_left,
+                )
+            row[12] = row[11] - row[10]  # e2e_fp_chars
+            row[20] = count_irregular(words.shapes.kind, gt_first, gt_last)
+            row[20] += count_irregular(detections.shapes.kind, det_first, det_last)
+            if len(story.needs):
+                tell(story, pairs, ap, relation, det_ignored, claims)

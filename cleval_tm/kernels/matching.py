@@ -49,15 +49,16 @@ class Detections(NamedTuple):
     label: Any  # (S,) int64, or none at all
 
 
-class Pairs(NamedTuple):
-    """The pairs of an image, and room for more: the first M rows count."""
+GT, DET, HIT_COUNT, HIT_START = range(4)
+"""Columns of a table of pairs."""
 
-    gt: Any  # (room,) int64
-    det: Any  # (room,) int64
+
+class Pairs(NamedTuple):
+    """The pairs of an image; the first M rows count."""
+
+    rows: Any  # (room + 1, 4) int64 word, detection, characters of the word in the detection, the first of its hits
     shared_area: Any  # (room,) float64
-    hit_count: Any  # (room,) int64 characters of the word that the detection contains
-    hit_start: Any  # (room + 1,) int64
-    hits: Any  # uint8, from hit_start[pair] on: whether the detection contains the word's character
+    hits: Any  # uint8, whether the detection contains the word's character; those of a pair end where the next start
 
 
 class Options(NamedTuple):
@@ -71,32 +72,6 @@ class Options(NamedTuple):
     reads_text: bool
     by_height: bool
     pseudo_length_cap: int
-
-
-@inner
-def room_for(pairs: int) -> Pairs:
-    """Room for so many pairs."""
-    return Pairs(
-        np.empty(pairs, np.int64),
-        np.empty(pairs, np.int64),
-        np.empty(pairs),
-        np.empty(pairs, np.int64),
-        np.zeros(pairs + 1, np.int64),
-        np.empty(4 * pairs, np.uint8),
-    )
-
-
-@inner
-def more_room(pairs: Pairs, size: int) -> Pairs:
-    """The same pairs with room for at least ``size``."""
-    return Pairs(
-        longer(pairs.gt, size),
-        longer(pairs.det, size),
-        longer(pairs.shared_area, size),
-        longer(pairs.hit_count, size),
-        longer(pairs.hit_start, 2 * size + 1),
-        pairs.hits,
-    )
 
 
 @inner
@@ -132,6 +107,32 @@ def reach_of_words(words: Words, first: int, last: int, whole: bool) -> Floats:
 
 
 @inner
+def find_candidates(boxes: Floats, bounds: Floats, first: int, last: int) -> tuple[Ints, Ints]:
+    """The boxes (n, 4) that each of the bounding boxes ``first`` to ``last`` meets, and perhaps some more.
+
+    Returns:
+        (start, candidates): (last - first + 1,) int64; int64 indices of boxes, ascending for each bounding box.
+    """
+    tree, level_start, indices, grid = build_tree(boxes)
+    nodes = np.empty(len(boxes) + 1, np.int64)
+    found = np.empty(len(boxes) + 1, np.int64)
+    start = np.empty(last - first + 1, np.int64)
+    candidates = np.empty(2 * len(boxes), np.int64)
+    size = 0
+    for d in range(first, last):
+        start[d - first] = size
+        asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
+        n = query_tree(tree, level_start, indices, asked, nodes, found)
+        if size + n > len(candidates):
+            candidates = longer(candidates, size + n)
+        for f in range(n):
+            candidates[size + f] = found[f]
+        size += n
+    start[last - first] = size
+    return start, candidates
+
+
+@inner
 def find_pairs(
     words: Words,
     gt_first: int,
@@ -140,7 +141,6 @@ def find_pairs(
     det_first: int,
     det_last: int,
     whole: bool,
-    pairs: Pairs,
 ) -> tuple[int, Pairs]:
     """The pairs of an image that matter: those that share a pseudo character, or an ignored word's area.
 
@@ -148,10 +148,9 @@ def find_pairs(
         words, gt_first, gt_last: :class:`Words`, and which of them are the image's.
         detections, det_first, det_last: likewise.
         whole: find all pairs that share area.
-        pairs: room for them.
 
     Returns:
-        how many there are, and :class:`Pairs`: the same or larger ones.
+        how many there are, and :class:`Pairs`.
     """
     ever_ignored = words.ever_ignored
     char_start = words.char_start
@@ -173,26 +172,23 @@ def find_pairs(
     region = detections.shapes.region
     det_edges = detections.shapes.edges
     region_start = detections.shapes.region_start
-    pair_gt, pair_det, shared_area, hit_count, hit_start, hits = pairs
     boxes = reach_of_words(words, gt_first, gt_last, whole)
-    tree, level_start, indices, grid = build_tree(boxes)
-    nodes = np.empty(gt_last - gt_first + 1, np.int64)
-    found = np.empty(gt_last - gt_first + 1, np.int64)
+    found_start, found = find_candidates(boxes, bounds, det_first, det_last)
+    n_hits = 0
+    for f in range(found_start[det_last - det_first]):
+        n_hits += char_start[gt_first + found[f] + 1] - char_start[gt_first + found[f]]
+    rows = np.empty((found_start[det_last - det_first] + 1, 4), np.int64)
+    shared_area = np.empty(found_start[det_last - det_first])
+    hits = np.empty(n_hits, np.uint8)
     own_gt_edges = room_for_edges(gt_ring_start, gt_first, gt_last)
     own_edges = room_for_edges(ring_start, det_first, det_last)
+    rows[0, HIT_START] = 0
     size = 0
     for d in range(det_first, det_last):
         left = bounds[d, 0]
         top = bounds[d, 1]
         right = bounds[d, 2]
         bottom = bounds[d, 3]
-        asked = asked_for(left, top, right, bottom, grid)
-        n_found = query_tree(tree, level_start, indices, asked, nodes, found)
-        if size + n_found > len(pair_gt):
-            pairs = more_room(
-                Pairs(pair_gt, pair_det, shared_area, hit_count, hit_start, hits), size + n_found
-            )
-            pair_gt, pair_det, shared_area, hit_count, hit_start, hits = pairs
         is_open = style[d] == TRUNCATED or style[d] == TRUNCATED_POINTS
         is_box = kind[d] == BOX and not is_open
         # Of a box, left and top belong to it, right and bottom do not. Others are looked at more closely below.
@@ -209,13 +205,9 @@ def find_pairs(
         if is_open and not edges_known:
             write_edges(rings, ring_start[d], ring_start[d + 1], det_area[d], own_edges, 0)
             edges_known = True
-        for f in range(n_found):
+        for f in range(found_start[d - det_first], found_start[d - det_first + 1]):
             g = gt_first + found[f]
-            start = hit_start[size]
-            end = start + char_start[g + 1] - char_start[g]
-            hit_start[size + 1] = end
-            if end > len(hits):
-                hits = longer(hits, end)
+            start = rows[size, HIT_START]
             first_char = char_start[g]
             count = 0
             for c in range(first_char, char_start[g + 1]):
@@ -264,27 +256,28 @@ def find_pairs(
                     write_edges(gt_rings, gt_ring_start[g], gt_ring_start[g + 1], gt_area[g], own_gt_edges, 0)
                     area = overlap_area(own_gt_edges, 0, last_row, edges, first_edge, last_edge, top)
             if area > 0.0 or count > 0:
-                pair_gt[size] = found[f]
-                pair_det[size] = d - det_first
+                rows[size, GT] = found[f]
+                rows[size, DET] = d - det_first
+                rows[size, HIT_COUNT] = count
                 shared_area[size] = area
-                hit_count[size] = count
                 size += 1
-    return size, Pairs(pair_gt, pair_det, shared_area, hit_count, hit_start, hits)
+                rows[size, HIT_START] = start + char_start[g + 1] - first_char
+    return size, Pairs(rows, shared_area, hits)
 
 
 @inner
-def group_pairs(pair_gt: Ints, size: int, n: int) -> tuple[Ints, Ints]:
+def group_pairs(rows: Ints, size: int, n: int) -> tuple[Ints, Ints]:
     """The first ``size`` pairs by word: (start (n + 1,), pairs (size,)) int64, each word's in the order they had."""
     start = np.zeros(n + 1, np.int64)
     for p in range(size):
-        start[pair_gt[p] + 1] += 1
+        start[rows[p, GT] + 1] += 1
     for i in range(n):
         start[i + 1] += start[i]
     at = start[:n].copy()
     grouped = np.empty(size, np.int64)
     for p in range(size):
-        grouped[at[pair_gt[p]]] = p
-        at[pair_gt[p]] += 1
+        grouped[at[rows[p, GT]]] = p
+        at[rows[p, GT]] += 1
     return start, grouped
 
 
@@ -302,12 +295,13 @@ def area_precisions(
     """Area precision (size,) float64 of an image's pairs in one view; rounded to float32 if asked."""
     remainder = words.remainder
     area = detections.shapes.area
-    pair_gt, pair_det, shared_area, _, _, _ = pairs
+    rows = pairs.rows
+    shared_area = pairs.shared_area
     ap = np.empty(size)
     for p in range(size):
-        d = det_first + pair_det[p]
+        d = det_first + rows[p, DET]
         shared = shared_area[p]
-        left_over = remainder[view, gt_first + pair_gt[p]] if len(remainder) else -1
+        left_over = remainder[view, gt_first + rows[p, GT]] if len(remainder) else -1
         if left_over >= 0:
             shapes = detections.shapes
             edges, first, last = edges_of(shapes, d, room_for_edges(shapes.ring_start, d, d + 1))
@@ -346,7 +340,7 @@ def ignored_detections(
         ignored: (n_gt,) bool.
         order: (V, S) int64 of all words, ``view`` and ``gt_first`` tell which are the image's.
     """
-    pair_gt, pair_det, _, hit_count, _, _ = pairs
+    rows = pairs.rows
     taken_out = np.zeros(n_det, np.uint8)
     ignores = False
     for g in range(len(ignored)):
@@ -358,15 +352,15 @@ def ignored_detections(
             taken_out[d] = 1
         return taken_out
     summed = np.zeros(n_det)
-    gt_start, gt_pairs = group_pairs(pair_gt, size, len(ignored))
+    gt_start, gt_pairs = group_pairs(rows, size, len(ignored))
     for t in range(len(ignored)):
         g = order[view, gt_first + t] if len(order) else t
         if not ignored[g]:
             continue
         for at in range(gt_start[g], gt_start[g + 1]):
             p = gt_pairs[at]
-            d = pair_det[p]
-            if hit_count[p] > 0:
+            d = rows[p, DET]
+            if rows[p, HIT_COUNT] > 0:
                 total = summed[d] + ap[p]
                 summed[d] = np.float32(total) if in_float32 else total
             reached = max(ap[p], summed[d])
@@ -386,7 +380,7 @@ def relate(
     merge_threshold: float,
 ) -> Bytes:
     """The match relation (size,) uint8 of an image's pairs: bits of ONE_TO_ONE, SPLIT and MERGE."""
-    pair_gt, pair_det, _, hit_count, _, _ = pairs
+    rows = pairs.rows
     n_det = len(det_ignored)
     row_touches = np.zeros(len(ignored), np.int64)
     row_valid_touches = np.zeros(len(ignored), np.int64)
@@ -394,10 +388,10 @@ def relate(
     column_words = np.zeros(n_det, np.int64)
     column_ap = np.zeros(n_det)
     for p in range(size):
-        if hit_count[p] == 0:
+        if rows[p, HIT_COUNT] == 0:
             continue
-        g = pair_gt[p]
-        d = pair_det[p]
+        g = rows[p, GT]
+        d = rows[p, DET]
         if not ignored[g]:
             column_words[d] += 1
             column_ap[d] += ap[p]
@@ -408,9 +402,9 @@ def relate(
                 row_valid_touches[g] += 1
     relation = np.zeros(size, np.uint8)
     for p in range(size):
-        g = pair_gt[p]
-        d = pair_det[p]
-        if hit_count[p] > 0 and not ignored[g] and not det_ignored[d]:
+        g = rows[p, GT]
+        d = rows[p, DET]
+        if rows[p, HIT_COUNT] > 0 and not ignored[g] and not det_ignored[d]:
             found = 0
             if ap[p] >= threshold:
                 if row_touches[g] == 1 and column_touches[d] == 1:

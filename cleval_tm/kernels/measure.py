@@ -72,18 +72,20 @@ def is_upright(points: Floats, first: int) -> bool:
 
 @kernel
 def measure_shapes(shapes: ShapeArrays) -> int:
-    """Measure many shapes: fill ``rings``, ``kind``, ``bounds`` and ``area``.
+    """Measure many shapes: fill ``rings``, ``kind``, ``bounds`` and ``area``; no shape has a ``region`` yet.
 
     Returns:
         the last of their kinds, in the order of their names; not every shape is looked at closely yet.
     """
     points, ring_start, style = shapes.points, shapes.ring_start, shapes.style
     rings, kind, bounds, area = shapes.rings, shapes.kind, shapes.bounds, shapes.area
+    region = shapes.region
     last_kind = BOX
     for s in range(len(style)):
         first = ring_start[s]
         last = ring_start[s + 1]
         snaps = style[s] == QUAD or style[s] == SNAPPED
+        region[s] = -1
         left = top = np.inf
         right = bottom = -np.inf
         nothing = 0.0

@@ -94,6 +94,7 @@ def test_processes_that_start_at_once_on_an_empty_cache_agree(copy):
 def test_each_kernel_has_one_signature():
     """Arrays of one dtype and layout reach each kernel, whatever the user hands in: each compiles once."""
     from cleval_tm import evaluate
+    from cleval_tm.cli.compiling import compile_counting
     from cleval_tm.kernels.characters import part_texts, place_characters, pseudo_lengths, rectangle_aspects
     from cleval_tm.kernels.image import count_images
     from cleval_tm.kernels.measure import edges_of_rings, inspect_rings, measure_shapes, shorter_sides
@@ -113,6 +114,7 @@ def test_each_kernel_has_one_signature():
     ]
     if not hasattr(count_images, "signatures"):
         pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
+    compile_counting()  # what another process compiles on a first run is what an evaluation asks for
     ring = [(0, 0), (9, 0), (9, 9), (4, 12), (0, 9)]
     kinds = [
         {"boxes": np.array([[0, 0, 9, 9]], np.int32), "texts": ["###"]},
@@ -131,3 +133,17 @@ def test_each_kernel_has_one_signature():
     assert {kernel.py_func.__name__: len(kernel.signatures) for kernel in kernels} == {
         kernel.py_func.__name__: 1 for kernel in kernels
     }
+
+
+def test_kernels_on_the_disk_are_not_compiled_ahead(monkeypatch):
+    from cleval_tm import evaluate
+    from cleval_tm.cli import compiling
+    from cleval_tm.kernels._jit import is_kept
+    from cleval_tm.kernels.image import count_images
+
+    if not hasattr(count_images, "signatures"):
+        pytest.skip("NUMBA_DISABLE_JIT is set: nothing is compiled")
+    evaluate([{"boxes": [], "texts": []}], [{"boxes": [], "texts": []}])
+    assert is_kept(count_images)
+    monkeypatch.setattr(compiling.subprocess, "Popen", lambda *_, **__: pytest.fail("started a process"))
+    compiling.compile_ahead()

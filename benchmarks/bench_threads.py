@@ -49,7 +49,7 @@ def test_two_threads(benchmark, note, korean_documents):
 
     def count(chunk):
         images = (gt.words, gt.images, encoded.detections, *chunk)
-        table = np.zeros((len(gt), 1, len(COUNTS)), np.int64)
+        table = np.zeros((chunk[1] - chunk[0], 1, len(COUNTS)), np.int64)
         count_images(*images, options, table, NO_STORY)
 
     chunks = [(start, min(start + 10, len(gt))) for start in range(0, len(gt), 10)] * REPEATS

@@ -72,7 +72,8 @@ def count_images(
     options = kernel_options(rules, e2e=e2e)
 
     def count(first: int, last: int) -> int:
-        count_into(gt.words, gt.images, encoded.detections, first, last, options, table, NO_STORY)
+        rows = table[first:last]
+        count_into(gt.words, gt.images, encoded.detections, first, last, options, rows, NO_STORY)
         return last - first
 
     if num_threads == 1 and progress is None:
@@ -316,7 +317,7 @@ def _match_of(
     first_gt, last_gt = words.shapes.image_start[gt.images[i] : gt.images[i] + 2]
     first_det, last_det = detections.shapes.image_start[i : i + 2]
     chars = words.char_start[first_gt : last_gt + 1]
-    table = np.zeros((len(gt), len(words.ignored), len(COUNTS)), np.int64)
+    options = kernel_options(rules, e2e=e2e)
     needs = np.array([4 * (last_gt - first_gt), 4 * (chars[-1] - chars[0])])
     while True:
         story = Story(
@@ -327,7 +328,7 @@ def _match_of(
             np.empty(last_det - first_det, np.uint8),
             np.empty(chars[-1] - chars[0], np.int64),
         )
-        options = kernel_options(rules, e2e=e2e)
+        table = np.zeros((1, len(words.ignored), len(COUNTS)), np.int64)
         count_into(words, gt.images, detections, i, i + 1, options, table, story)
         if (story.needs <= needs).all():
             break

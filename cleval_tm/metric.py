@@ -323,13 +323,12 @@ class CLEvalMetric(Metric):
 
     def _wrap_update(self, update: Callable[..., None]) -> Callable[..., None]:
         # Does what the base class' wrapper does, for a state that is on its device and needs no gradients.
-        own = self.__dict__  # `nn.Module.__setattr__` would look for parameters in these, at some cost
-
         @functools.wraps(update)
         def all_or_nothing(*args: Any, **kwargs: Any) -> None:
             if self._is_synced:
                 raise TorchMetricsUserError(_SYNCED.format("update"))
             update(*args, **kwargs)
+            own = self.__dict__  # `nn.Module.__setattr__` would look for parameters in these, at some cost
             own["_update_count"] += 1
             own["_computed"] = None
 

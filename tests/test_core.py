@@ -331,3 +331,12 @@ def test_texts_may_hold_any_character(text):
     image = {"boxes": [[0, 0, 40, 10], [0, 20, 40, 30]], "texts": [text, "word"]}
     totals = evaluate([image], [image]).totals()
     assert totals["e2e_tp"] == totals["chars_gt"] == len(text) + 4
+
+
+def test_a_match_may_hold_many_more_pairs_than_words():
+    word = {"boxes": [[0, 0, 40, 10]], "texts": ["word"]}
+    crowd = {"boxes": [[0, 0, 40 - k, 10] for k in range(20)], "texts": ["word"] * 20}
+    match = evaluate([word, crowd], [word, word]).match(1)
+    assert [pair.det for pair in match.pairs] == list(range(20))
+    assert match.pairs[0].characters == match.pairs[1].characters == (0, 1, 2, 3)
+    assert match.pairs[19].characters == (0, 1)

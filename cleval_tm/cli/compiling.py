@@ -15,7 +15,7 @@ from cleval_tm.cli.console import remark
 
 @contextmanager
 def announcing_compilation() -> Iterator[None]:
-    """Says so, once, as soon as a kernel is compiled rather than read from the disk."""
+    """Says so, once, as soon as a kernel is compiled here rather than read from the disk."""
     from numba.core import event
 
     class Announce(event.Listener):  # type: ignore[misc]
@@ -36,19 +36,18 @@ def announcing_compilation() -> Iterator[None]:
 def compile_ahead() -> None:
     """Compile what an evaluation asks for, unless it is on the disk: encoding here, counting in another process.
 
-    Where that fails, or nothing can be kept on the disk, kernels are compiled when they are first called.
+    Where the other process fails, or nothing can be kept on the disk, kernels are compiled when first called.
     """
     from cleval_tm.encode import encode
-    from cleval_tm.kernels._jit import cache_folder, is_kept
+    from cleval_tm.kernels._jit import is_missing
     from cleval_tm.kernels.image import count_images
     from cleval_tm.rules import CLEvalRules
 
-    if not hasattr(count_images, "signatures") or cache_folder() is None or is_kept(count_images):
+    if not is_missing(count_images):
         return
     command = "from cleval_tm.cli.compiling import compile_counting; compile_counting()"
     sooner = {"NUMBA_OPT": "2", **os.environ}  # than with 3, the default; the kernel runs as fast
     with (
-        announcing_compilation(),
         _without_collections(),
         subprocess.Popen(
             [sys.executable, "-O", "-c", command],
@@ -65,7 +64,9 @@ def compile_counting() -> None:
     """Compile the kernel that counts images, by counting none."""
     import numpy as np
 
+    from cleval_tm.counts import COUNTS
     from cleval_tm.encode import kernel_options
+    from cleval_tm.kernels.geometry import EDGE_COLUMNS
     from cleval_tm.kernels.image import NO_STORY, count_images
     from cleval_tm.kernels.matching import Detections, Words
     from cleval_tm.kernels.measure import ShapeArrays
@@ -75,7 +76,7 @@ def compile_counting() -> None:
     grid, views = np.empty((0, 0), np.int64), np.empty((1, 0), np.bool_)
     points, floats, small = np.empty((0, 2)), np.empty(0), np.empty(0, np.uint8)
     letters = np.empty(0, np.int32)
-    bounds, edges = np.empty((0, 4)), np.empty((0, 6))
+    bounds, edges = np.empty((0, 4)), np.empty((0, EDGE_COLUMNS))
     shapes = ShapeArrays(
         start, points, points, start, small, small, bounds, floats, floats, none, edges, start
     )
@@ -83,8 +84,9 @@ def compile_counting() -> None:
     words = Words(shapes, start, centres, letters, start, none, views, views[0], grid, grid)
     detections = Detections(shapes, letters, start, none)
     options = kernel_options(CLEvalRules.v2023(), e2e=True)
+    table = np.empty((0, 1, len(COUNTS)), np.int64)
     with _without_collections():
-        count_images(words, none, detections, 0, 0, options, np.empty((0, 1, 21), np.int64), NO_STORY)
+        count_images(words, none, detections, 0, 0, options, table, NO_STORY)
 
 
 @contextmanager

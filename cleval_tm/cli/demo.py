@@ -36,8 +36,8 @@ def command(
         say(f"{images} generated documents in nine scripts (seed {seed}), and what a detector may find")
         from cleval_tm.evaluation import evaluate
 
-        compile_ahead()
         with announcing_compilation():  # compiled or loaded here, they are no part of the time below
+            compile_ahead()
             evaluate(preds[:1], target[:1]).match(0)
         start = time.perf_counter()
         evaluation = evaluate(preds, target, num_threads=threads, progress=True)

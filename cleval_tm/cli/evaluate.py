@@ -202,11 +202,10 @@ def score(
     from cleval_tm.evaluation import evaluate
 
     options: dict[str, Any] = {"e2e": sides.e2e, "scale_bins": scale_bins, "num_threads": threads}
-    if not is_distributed():
-        compile_ahead()
     with announcing_compilation():
         if is_distributed():
             return evaluate_sharded(sides.preds, sides.target, rules, **options)
+        compile_ahead()
         shown = sys.stderr.isatty() and len(sides.target) >= _LONG
         return evaluate(sides.preds, sides.target, rules, **options, progress=shown)
 

@@ -127,11 +127,12 @@ def _irregular(images: Mapping[str, Image]) -> Iterable[str]:
 
 
 def _against_itself(images: Mapping[str, Image], rules: str, *, e2e: bool) -> Evaluation:
-    from cleval_tm.cli.compiling import announcing_compilation
+    from cleval_tm.cli.compiling import announcing_compilation, compile_ahead
     from cleval_tm.evaluation import evaluate
 
     named = [{**image, "image_id": name} for name, image in images.items()]
     with announcing_compilation():
+        compile_ahead()
         return evaluate(named, named, rules, e2e=e2e)
 
 

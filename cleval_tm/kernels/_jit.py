@@ -40,9 +40,7 @@ def inner(function: _F) -> _F:
     if not config.DISABLE_JIT:
         # An argument that may be the constant 0 would otherwise be compiled for twice: as 0, and as any integer.
         template_of, any_value = compiled.get_call_template, types.unliteral  # type: ignore[attr-defined]
-        compiled.get_call_template = lambda args, kws: template_of(
-            tuple(map(any_value, args)), {name: any_value(kind) for name, kind in kws.items()}
-        )
+        compiled.get_call_template = lambda args, kws: template_of(tuple(map(any_value, args)), kws)
     return compiled  # type: ignore[no-any-return]
 
 
@@ -54,10 +52,10 @@ def kernel(function: _F) -> _F:
     return compiled  # type: ignore[no-any-return]
 
 
-def is_kept(compiled: Any) -> bool:
-    """Whether machine code of a kernel is on the disk, from these sources."""
+def is_missing(compiled: Any) -> bool:
+    """Whether a kernel's machine code could be on the disk, from these sources, but is not."""
     file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    return file is not None and bool(file._load_index())
+    return file is not None and not file._load_index()
 
 
 @cache

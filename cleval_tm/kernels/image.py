@@ -100,13 +100,13 @@ def count_images(
         gt_image: (n,) int64, the image in ``words`` of each image in ``detections``.
         detections: :class:`Detections` of n images.
         options: :class:`Options`.
-        table: (n, V, 21) int64 zeros, rows of these images filled; columns in the order of
-            ``cleval_tm.counts.COUNTS``.
+        table: (last - first, V, 21) int64 zeros, filled; columns in the order of ``cleval_tm.counts.COUNTS``.
         story: ``NO_STORY``, or room for that of the one image: then all its pairs that share area are found.
     """
     gt_start = words.shapes.image_start
     det_start = detections.shapes.image_start
     char_start = words.char_start
+    whole = len(story.needs) > 0
     threshold = options.ap_float32_constraint if options.in_float32 else options.ap_constraint
     for image in range(first, last):
         gt_first = gt_start[gt_image[image]]
@@ -115,10 +115,9 @@ def count_images(
         det_last = det_start[image + 1]
         n_gt = gt_last - gt_first
         n_det = det_last - det_first
-        whole = len(story.needs) > 0
         size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, whole)
         for view in range(1 if whole else len(words.ignored)):
-            row = table[image, view]
+            row = table[image - first, view]
             ignored: Bools = words.ignored[view, gt_first:gt_last]
             ap = area_precisions(
                 words, view, gt_first, detections, det_first, pairs, size, options.in_float32
@@ -163,5 +162,5 @@ def count_images(
             row[12] = row[11] - row[10]  # e2e_fp_chars
             row[20] = count_irregular(words.shapes.kind, gt_first, gt_last)
             row[20] += count_irregular(detections.shapes.kind, det_first, det_last)
-            if len(story.needs):
+            if whole:
                 tell(story, pairs, ap, relation, det_ignored, claims)

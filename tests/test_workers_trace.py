@@ -30,6 +30,11 @@ STEP = 0.02
 class Sleepy(Dataset[torch.Tensor]):
     """Samples that take time but no processor."""
 
+    @classmethod
+    def for_workers(cls, num_workers: int) -> Sleepy:
+        """So slow that steps wait long for a batch of 4, with as many workers as well as without."""
+        return cls(0.012 if num_workers == 0 else 0.02 * num_workers)
+
     def __init__(self, seconds: float, length: int = 400) -> None:
         self.seconds, self.length = seconds, length
 
@@ -78,7 +83,7 @@ def written(tmp_path: Path, events: list[dict[str, Any]], name: str = "trace.jso
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_wait_share_of_a_plain_torch_run(tmp_path: Path, num_workers: int) -> None:
     clock = Clock()
-    loader = iter(DataLoader(Sleepy(0.012), batch_size=4, num_workers=num_workers))
+    loader = iter(DataLoader(Sleepy.for_workers(num_workers), batch_size=4, num_workers=num_workers))
     for _ in range(2 * num_workers + 1):  # what the workers fetched ahead
         next(loader)
     with profile(activities=[ProfilerActivity.CPU]) as prof:
@@ -93,7 +98,7 @@ def test_wait_share_of_a_plain_torch_run(tmp_path: Path, num_workers: int) -> No
     assert analysis.source == "torch"
     assert waits.steps == 24
     assert waits.wait_share == pytest.approx(clock.share(), abs=0.02)
-    assert waits.wait_share > (0.6 if num_workers == 0 else 0.05)
+    assert waits.wait_share > 0.3
     assert waits.longest_wait == pytest.approx(max(e - s for s, e in clock.fetches[1:]), rel=0.1, abs=2e-3)
 
 
@@ -136,7 +141,7 @@ def _fit(num_workers: int, steps: int, **trainer: Any) -> Clock:
         "enable_model_summary": False,
     }
     fit = pl.Trainer(max_steps=steps, accelerator="cpu", devices=1, **quiet, **trainer)
-    fit.fit(Module(), Timed(Sleepy(0.012), batch_size=4, num_workers=num_workers))
+    fit.fit(Module(), Timed(Sleepy.for_workers(num_workers), batch_size=4, num_workers=num_workers))
     return clock
 
 
@@ -156,7 +161,7 @@ def test_wait_share_of_lightnings_own_profiler(tmp_path: Path, num_workers: int)
     assert analysis.source == "lightning"
     assert waits.steps >= active - 2
     assert _share_of_last(clock, analysis, 26) == pytest.approx(waits.wait_share, abs=0.02)
-    assert waits.wait_share > (0.6 if num_workers == 0 else 0.05)
+    assert waits.wait_share > 0.3
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -172,7 +177,7 @@ def test_wait_share_of_the_callback(tmp_path: Path, num_workers: int) -> None:
     assert waits.steps == 15
     clock.fetches = clock.fetches[24 - 16 : 24]
     assert waits.wait_share == pytest.approx(clock.share(), abs=0.02)
-    assert waits.wait_share > (0.6 if num_workers == 0 else 0.05)
+    assert waits.wait_share > 0.3
     assert waits.work_share == pytest.approx(1 - waits.wait_share, abs=0.15)
 
 

@@ -108,6 +108,7 @@ def count_images(
     char_start = words.char_start
     whole = len(story.needs) > 0
     threshold = options.ap_float32_constraint if options.in_float32 else options.ap_constraint
+    enough = 1.001 * options.ap_constraint  # rounding leaves it above both thresholds
     for image in range(first, last):
         gt_first = gt_start[gt_image[image]]
         gt_last = gt_start[gt_image[image] + 1]
@@ -115,7 +116,7 @@ def count_images(
         det_last = det_start[image + 1]
         n_gt = gt_last - gt_first
         n_det = det_last - det_first
-        size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, whole)
+        size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, enough, whole)
         for view in range(1 if whole else len(words.ignored)):
             row = table[image - first, view]
             ignored: Bools = words.ignored[view, gt_first:gt_last]

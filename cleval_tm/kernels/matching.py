@@ -14,7 +14,7 @@ from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner
 from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains_strictly, mark_contained, overlap_area, write_edges
-from cleval_tm.kernels.measure import BOX, ShapeArrays, edges_of, room_for_edges
+from cleval_tm.kernels.measure import BOX, IRREGULAR, ShapeArrays, edges_of, room_for_edges
 
 ONE_TO_ONE, SPLIT, MERGE = 1, 2, 4
 """Bits of a pair's relation."""
@@ -140,6 +140,7 @@ def find_pairs(
     detections: Detections,
     det_first: int,
     det_last: int,
+    enough: float,
     whole: bool,
 ) -> tuple[int, Pairs]:
     """The pairs of an image that matter: those that share a pseudo character, or an ignored word's area.
@@ -147,7 +148,9 @@ def find_pairs(
     Args:
         words, gt_first, gt_last: :class:`Words`, and which of them are the image's.
         detections, det_first, det_last: likewise.
-        whole: find all pairs that share area.
+        enough: of a word that is never ignored, any area precision from this on says as much as another: the least
+            that it can be, told by the boxes alone, is taken instead if it is as much.
+        whole: find all pairs that share area, and their true area precision.
 
     Returns:
         how many there are, and :class:`Pairs`.
@@ -239,7 +242,15 @@ def find_pairs(
                     )
             if count == 0 and not (whole or ever_ignored[g]):
                 continue
-            if gt_kind[g] == BOX and kind[d] == BOX:
+            least = 0.0
+            if not (whole or ever_ignored[g]) and gt_kind[g] < IRREGULAR and kind[d] < IRREGULAR:
+                # both areas less than that of a box around both; a little less, so that rounding cannot make it more
+                width = max(right, gt_bounds[g, 2]) - min(left, gt_bounds[g, 0])
+                height = max(bottom, gt_bounds[g, 3]) - min(top, gt_bounds[g, 1])
+                least = abs(gt_area[g]) + abs(det_area[d]) - (1.0 + 1e-9) * width * height
+            if least > 0.0 and least >= enough * abs(det_area[d]):
+                area = least
+            elif gt_kind[g] == BOX and kind[d] == BOX:
                 width = min(right, gt_bounds[g, 2]) - max(left, gt_bounds[g, 0])
                 height = min(bottom, gt_bounds[g, 3]) - max(top, gt_bounds[g, 1])
                 area = width * height if width > 0.0 and height > 0.0 else 0.0

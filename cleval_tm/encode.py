@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from cleval_tm.counts import scale_bins_of
-from cleval_tm.images import Columns, Image, ImageId, Ints, on_host
+from cleval_tm.images import Columns, Image, ImageId, Ints
 from cleval_tm.kernels.characters import place_characters
 from cleval_tm.kernels.matching import Detections, Options, Words
 from cleval_tm.kernels.measure import shorter_sides
 from cleval_tm.rules import CLEvalRules
-from cleval_tm.shapes import Shapes, remainders_of_ignored
+from cleval_tm.shapes import remainders_of_ignored
 from cleval_tm.text import Texts
 
 _NONE: Ints = np.empty((0, 0), np.int64)
@@ -49,11 +51,14 @@ class GroundTruth:
         self.rules = CLEvalRules.of(rules)
         self.e2e = e2e
         self.scale_bins = checked_scale_bins(scale_bins)
-        side = Columns("target", on_host(target), self.rules)
-        self.image_ids: list[ImageId] = side.image_ids()
-        self.images: Ints = np.arange(len(side.images))
-        self.source = side.source
-        self.words = _encode_words(side, self.rules, e2e, self.scale_bins)
+        self._take(_Batch(Columns(self.rules, target=target), e2e))
+
+    def _take(self, batch: _Batch) -> None:
+        columns = batch.columns
+        self.image_ids: list[ImageId] = columns.image_ids()
+        self.images: Ints = np.arange(len(self.image_ids))
+        self.source = columns.source
+        self.words = batch.words(self.scale_bins)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,6 +84,7 @@ class GroundTruth:
                 )
 
 
+@dataclass(frozen=True)
 class EncodedDetections:
     """Detections of a batch, ready for the kernels.
 
@@ -87,27 +93,91 @@ class EncodedDetections:
         source: (S,) int64, where each shape stood in its image, or None where all of them are used.
     """
 
-    def __init__(self, preds: Sequence[Image], rules: CLEvalRules, *, e2e: bool) -> None:
-        side = Columns("preds", preds, rules, rules.max_detections)
-        shapes = side.shapes()
-        texts, _ = side.texts()
+    detections: Detections
+    source: Ints | None
+
+
+class _Batch:
+    """Images of one side or of both, measured and read at once: the arrays of both sides are the same ones."""
+
+    def __init__(self, columns: Columns, e2e: bool) -> None:
+        self.columns = columns
+        self.shapes = columns.shapes()
+        self.texts, self.has_text = columns.texts()
         if e2e:
-            side.must_have_texts()
-        labels = side.labels()
-        found = side.letters(texts if e2e else [""] * len(texts))
-        if rules.counts_hashes_as_pseudo and found.some_hashes:
-            found = _with_pseudo_texts(texts, np.flatnonzero(found.is_hashes), side, shapes)
-        self.source = side.source
-        self.detections = Detections(shapes.arrays(), found.letters, found.letter_start, labels)
+            columns.must_have_texts()
+        else:
+            self.texts[: columns.first_word] = [""] * columns.first_word
+        self.letters = columns.letters(self.texts)
+        self.labels = columns.labels()
 
+    def detections(self) -> Detections:
+        """What the kernels see of the detections."""
+        columns, letters = self.columns, self.letters
+        if columns.rules.counts_hashes_as_pseudo and letters.some_hashes:
+            hashes = np.flatnonzero(letters.is_hashes[: columns.first_word])
+            if len(hashes):
+                letters = self._with_pseudo_texts(hashes)
+        images = columns.image_start[: columns.first_target + 1]
+        shapes = self.shapes.arrays()._replace(image_start=images)
+        return Detections(shapes, letters.letters, letters.letter_start, self.labels)
 
-def _with_pseudo_texts(texts: list[str], hashes: Ints, side: Columns, shapes: Shapes) -> Texts:
-    """Letters of texts of which some (n,) are runs of # of their shape's pseudo length instead."""
-    lengths = shapes.pseudo_lengths(hashes, side.rules.aspect_by_height, side.rules.pseudo_length_cap)
-    texts = list(texts)
-    for at, length in zip(hashes.tolist(), lengths.tolist(), strict=True):
-        texts[at] = "#" * length
-    return side.letters(texts)
+    def _with_pseudo_texts(self, hashes: Ints) -> Texts:
+        """Letters of texts of which some (n,) are runs of # of their shape's pseudo length instead."""
+        rules = self.columns.rules
+        lengths = self.shapes.pseudo_lengths(hashes, rules.aspect_by_height, rules.pseudo_length_cap)
+        texts = list(self.texts)
+        for at, length in zip(hashes.tolist(), lengths.tolist(), strict=True):
+            texts[at] = "#" * length
+        return self.columns.letters(texts)
+
+    def words(self, scale_bins: tuple[float, ...] | None) -> Words:
+        """What the kernels see of the ground truth."""
+        columns, letters = self.columns, self.letters
+        rules, first = columns.rules, columns.first_word
+        images = columns.image_start[columns.first_target :]
+        ignored = columns.ignored(self.texts, letters)
+        is_pseudo = ignored
+        has_text = self.has_text[columns.first_target :]
+        if not all(has_text):
+            is_pseudo = ignored.copy()
+            is_pseudo[first:] |= np.repeat(np.logical_not(has_text), np.diff(images))
+        threshold = rules.vertical_aspect_ratio_thresh
+        if rules.aspect_by_height:
+            threshold = 1.0 / threshold if threshold > 0 else float("inf")
+        char_start, centres = place_characters(
+            columns.points,
+            columns.ring_start,
+            columns.style,
+            self.shapes.rectangle_aspect,
+            letters.letter_start,
+            is_pseudo,
+            first,
+            rules.aspect_by_height,
+            float(threshold),
+            rules.pseudo_length_cap,
+        )
+        views = ignored[np.newaxis]
+        if scale_bins is not None:
+            sides = np.repeat(columns.longer_image_sides(), np.diff(images))
+            scales = shorter_sides(columns.points, columns.ring_start[first:]) / sides
+            views = np.tile(ignored, (len(scale_bins), 1))
+            for view, (low, high) in zip(views[1:], scale_bins_of(scale_bins), strict=True):
+                view[first:] |= (scales < low) | (scales > high)
+        some_ignored = np.count_nonzero(views) > 0
+        remainder = remainders_of_ignored(self.shapes, views) if some_ignored else _NONE
+        return Words(
+            self.shapes.arrays()._replace(image_start=images),
+            char_start,
+            centres,
+            letters.letters,
+            letters.letter_start,
+            self.labels,
+            views,
+            ignored if len(views) == 1 else views.any(axis=0),
+            remainder,
+            _walking_order(columns.image_start, views) if some_ignored and rules.set_order else _NONE,
+        )
 
 
 def encode(
@@ -135,12 +205,17 @@ def encode(
         )
     if isinstance(target, GroundTruth):
         target.must_fit(rules, e2e, scale_bins)
-        return EncodedDetections(on_host(preds), rules, e2e=e2e), target
-    both = on_host([*preds, *target])
-    gt = GroundTruth(both[len(preds) :], rules, e2e=e2e, scale_bins=scale_bins)
-    return EncodedDetections(both[: len(preds)], rules, e2e=e2e), gt
+        gt = target
+        batch = _Batch(Columns(rules, preds=preds), e2e)
+    else:
+        gt = object.__new__(GroundTruth)
+        gt.rules, gt.e2e, gt.scale_bins = rules, e2e, scale_bins
+        batch = _Batch(Columns(rules, preds=preds, target=target), e2e)
+        gt._take(batch)
+    return EncodedDetections(batch.detections(), batch.columns.source), gt
 
 
+@lru_cache
 def kernel_options(rules: CLEvalRules, *, e2e: bool) -> Options:
     """What of ``rules`` the kernels ask for."""
     return Options(
@@ -169,56 +244,6 @@ def checked_scale_bins(scale_bins: Sequence[float] | None) -> tuple[float, ...] 
             f"Expected argument `scale_bins` to be rising edges, such as (0, 0.1, 1), but got {scale_bins!r}"
         )
     return edges
-
-
-def _encode_words(
-    side: Columns, rules: CLEvalRules, e2e: bool, scale_bins: tuple[float, ...] | None
-) -> Words:
-    shapes = side.shapes()
-    texts, has_text = side.texts()
-    if e2e:
-        side.must_have_texts()
-    letters = side.letters(texts)
-    ignored = side.ignored(texts, letters)
-    labels = side.labels()
-    longer_sides = None if scale_bins is None else side.longer_image_sides()
-    threshold = rules.vertical_aspect_ratio_thresh
-    if rules.aspect_by_height:
-        threshold = 1.0 / threshold if threshold > 0 else float("inf")
-    char_start, centres = place_characters(
-        side.points,
-        side.ring_start,
-        side.style,
-        shapes.rectangle_aspect,
-        letters.letter_start,
-        ignored
-        if all(has_text)
-        else ignored | np.repeat(np.logical_not(has_text), np.diff(side.image_start)),
-        rules.aspect_by_height,
-        float(threshold),
-        rules.pseudo_length_cap,
-    )
-    views = ignored[np.newaxis]
-    if scale_bins is not None and longer_sides is not None:
-        scales = shorter_sides(side.points, side.ring_start) / np.repeat(
-            longer_sides, np.diff(side.image_start)
-        )
-        outside = [(scales < low) | (scales > high) for low, high in scale_bins_of(scale_bins)]
-        views = np.stack([ignored, *(ignored | out for out in outside)])
-    some_ignored = bool(views.any())
-    remainder = remainders_of_ignored(shapes, views) if some_ignored else _NONE
-    return Words(
-        shapes.arrays(),
-        char_start,
-        centres,
-        letters.letters,
-        letters.letter_start,
-        labels,
-        views,
-        ignored if len(views) == 1 else views.any(axis=0),
-        remainder,
-        _walking_order(side.image_start, views) if some_ignored and rules.set_order else _NONE,
-    )
 
 
 def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:

@@ -81,6 +81,8 @@ def _tensors_of(value: Any, torch: Any) -> Iterable[tuple[int | None, Any]]:
 
 def as_array(value: Any) -> npt.NDArray[Any]:
     """An array of a tensor, an array or a nested list, on the host and without gradients."""
+    if type(value) is np.ndarray:
+        return value
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _plain_dtype(value.detach().cpu(), torch).numpy()  # type: ignore[no-any-return]
@@ -100,14 +102,14 @@ def starts_of(lengths: npt.NDArray[Any]) -> Ints:
 
 
 class Columns:
-    """One side's images gathered into flat arrays, a column each; S shapes, P points."""
+    """Both sides' images gathered into flat arrays, a column each: S shapes of P points, detections first."""
 
     def __init__(
-        self, name: str, images: Sequence[Image], rules: CLEvalRules, most: int | None = None
+        self, rules: CLEvalRules, *, preds: Sequence[Image] = (), target: Sequence[Image] = ()
     ) -> None:
-        self.name = name
-        self.images = images
         self.rules = rules
+        self.images = on_host([*preds, *target])
+        self.first_target = len(preds)
         self.given_sizes: list[int] = []
         self.kept: npt.NDArray[np.bool_] | None = None
         self.source: Ints | None = None
@@ -116,17 +118,22 @@ class Columns:
         self.image_start: Ints = np.array([0, *itertools.accumulate(self.given_sizes)], np.int64)
         self.points: Floats = np.concatenate(points, dtype=np.float64) if points else np.empty((0, 2))
         self.ring_start, self.style = self._rings_and_styles(lengths, quads)
-        if most is not None or (
+        if (preds and rules.max_detections is not None) or (
             not self.quads_alone and len(self.style) and np.diff(self.ring_start).min() < 4
         ):
             self._refuse_bad_points()
-            self._leave_out(most)
+            self._leave_out()
             self._complete_short_polygons()
+        self.first_word = int(self.image_start[self.first_target])
+
+    def place(self, i: int) -> str:
+        """Where image ``i`` came from."""
+        return f"preds[{i}]" if i < self.first_target else f"target[{i - self.first_target}]"
 
     def where(self, i: int) -> str:
         """How errors name image ``i``."""
         image_id = self.images[i].get("image_id")
-        return f"{self.name}[{i}]" + ("" if image_id is None else f" (image_id {image_id!r})")
+        return self.place(i) + ("" if image_id is None else f" (image_id {image_id!r})")
 
     def shapes(self) -> Shapes:
         """The shapes, measured."""
@@ -136,16 +143,16 @@ class Columns:
         return shapes
 
     def image_ids(self) -> list[ImageId]:
-        """Each image's id, or None."""
+        """The id of each image of the ground truth, or None."""
         ids: list[ImageId] = []
-        for i, image in enumerate(self.images):
+        for i, image in enumerate(self.images[self.first_target :], self.first_target):
             image_id = image.get("image_id")
             if image_id is not None and not isinstance(image_id, str | int):
                 try:  # numpy's and torch's integers
                     image_id = image_id.__index__()
                 except (AttributeError, TypeError):
                     raise TypeError(
-                        f"Expected {self.name}[{i}]['image_id'] to be a str or an int but got {image_id!r}"
+                        f"Expected {self.place(i)}['image_id'] to be a str or an int but got {image_id!r}"
                     ) from None
             ids.append(image_id)
         return ids
@@ -158,10 +165,9 @@ class Columns:
             mine = image.get("texts")
             given.append(mine is not None)
             if mine is None:
-                texts += [""] * size
-            else:
-                self._must_count(i, "texts", len(mine))
-                texts += mine
+                mine = [""] * size
+            self._must_count(i, "texts", len(mine))
+            texts += mine
         if self.kept is not None:
             texts = [text for text, kept in zip(texts, self.kept.tolist(), strict=True) if kept]
         return texts, given
@@ -184,12 +190,13 @@ class Columns:
                 )
 
     def ignored(self, texts: list[str], letters: Texts) -> npt.NDArray[np.bool_]:
-        """Which words do not count: those flagged, or, in images without flags, those whose text is ###."""
+        """(S,) which words do not count: those flagged, or, in images without flags, those whose text is ###."""
         if self.rules.normalization is None:
-            ignored = letters.is_hashes
+            ignored = letters.is_hashes.copy()
         else:  # which may have made it ###
             ignored = np.array([text == IGNORED_TEXT for text in texts], np.bool_)
-        for i, image in enumerate(self.images):
+        ignored[: self.first_word] = False
+        for i, image in enumerate(self.images[self.first_target :], self.first_target):
             flags = image.get("ignore")
             if flags is not None:
                 mine = as_array(flags).reshape(-1)
@@ -220,9 +227,9 @@ class Columns:
         return codes
 
     def longer_image_sides(self) -> Floats:
-        """(images,) the longer side of each image."""
-        sides = np.empty(len(self.images))
-        for i, image in enumerate(self.images):
+        """The longer side of each image of the ground truth."""
+        sides = []
+        for i, image in enumerate(self.images[self.first_target :], self.first_target):
             size = image.get("image_size")
             if size is None:
                 raise ValueError(
@@ -233,8 +240,8 @@ class Columns:
                 raise ValueError(
                     f"Expected {self.where(i)}['image_size'] to be (height, width) above 0 but got {size!r}"
                 )
-            sides[i] = height_width.max()
-        return sides
+            sides.append(height_width.max())
+        return np.array(sides, np.float64)
 
     def _gather_shapes(self) -> tuple[list[npt.NDArray[Any]], list[int | Ints], list[bool]]:
         """For each image its points (P, 2), the points of each shape or of all alike, and whether 4 make a quad."""
@@ -242,9 +249,9 @@ class Columns:
         lengths: list[int | Ints] = []
         quads: list[bool] = []
         for i, image in enumerate(self.images):
-            if not isinstance(image, Mapping):
+            if type(image) is not dict and not isinstance(image, Mapping):
                 raise TypeError(
-                    f"Expected {self.name}[{i}] to be a dict with 'polygons' or 'boxes' but got {type(image).__name__}"
+                    f"Expected {self.place(i)} to be a dict with 'polygons' or 'boxes' but got {type(image).__name__}"
                 )
             mine, length, are_quads = self._shapes_of(i, image)
             points.append(mine)
@@ -295,20 +302,15 @@ class Columns:
             raise ValueError(
                 f"Expected {self.where(i)}['box_type'] to be 'quad' or 'poly' but got {box_type!r}"
             )
+        are_quads = True
+        lengths: int | Ints = 4
         if boxes is not None:
-            corners = self._corners_of(i, boxes)
-            return corners, 4, box_type != "poly"
-        is_list = isinstance(polygons, list | tuple) or (
-            isinstance(polygons, np.ndarray) and polygons.dtype == object
-        )
-        lengths: int | Ints
-        if is_list:
-            points, lengths, are_flat = self._points_of_list(i, polygons)
+            points = self._corners_of(i, boxes)
+        elif isinstance(polygons, list | tuple) or getattr(polygons, "dtype", None) == object:
+            points, lengths, are_quads = self._points_of_list(i, polygons)
         else:
             points, lengths = self._points_of_array(i, polygons)
-            are_flat = False
-        quads = (not is_list or are_flat) if box_type is None else box_type != "poly"
-        return points, lengths, quads
+        return points, lengths, are_quads if box_type is None else box_type != "poly"
 
     def _corners_of(self, i: int, boxes: Any) -> npt.NDArray[Any]:
         """Boxes (N, 4) as the corners of quads (4 N, 2)."""
@@ -404,22 +406,27 @@ class Columns:
         i = int(np.searchsorted(self.image_start, at, "right")) - 1
         return i, at - int(self.image_start[i])
 
-    def _leave_out(self, most: int | None) -> None:
-        """Drop detections after the first ``most``, and what the rules cannot read."""
+    def _leave_out(self) -> None:
+        """Drop an image's detections after the first so many, and what the rules cannot read."""
         ring_lengths = np.diff(self.ring_start)
         position = np.arange(len(self.style)) - np.repeat(self.image_start[:-1], self.given_sizes)
-        kept = np.ones(len(self.style), np.bool_) if most is None else position < most
+        kept = np.ones(len(self.style), np.bool_)
+        first_word = self.image_start[self.first_target]
+        if self.rules.max_detections is not None:
+            kept[:first_word] = position[:first_word] < self.rules.max_detections
         if self.rules.polygons == "upstage":
             short = kept & (ring_lengths < 4)
-            if short.any():
-                i, shape = self._place_of(int(np.argmax(short)))
-                warnings.warn(
-                    f"{int(short.sum())} shapes of {self.name} with fewer than 4 points, or an odd number of "
-                    f"coordinates, are left out, as rule set upstage does; "
-                    f"the first is shape {shape} of {self.where(i)}",
-                    UserWarning,
-                    stacklevel=2,
-                )
+            of_preds = np.arange(len(short)) < first_word
+            for name, mine in (("preds", short & of_preds), ("target", short & ~of_preds)):
+                if mine.any():
+                    i, shape = self._place_of(int(np.argmax(mine)))
+                    warnings.warn(
+                        f"{int(mine.sum())} shapes of {name} with fewer than 4 points, or an odd number of "
+                        f"coordinates, are left out, as rule set upstage does; "
+                        f"the first is shape {shape} of {self.where(i)}",
+                        UserWarning,
+                        stacklevel=2,
+                    )
             kept &= ~short
         if kept.all():
             return

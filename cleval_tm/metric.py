@@ -387,7 +387,9 @@ class CLEvalMetric(Metric):
         table[:, 1 : 1 + len(COUNTS)] = counts
         if scale_counts is not None:
             table[:, 1 + len(COUNTS) :] = scale_counts.reshape(n, -1)
-        return torch.from_numpy(table if self.per_image else table.sum(axis=0, keepdims=True))
+        if n != 1 and not self.per_image:
+            table = table.sum(axis=0, keepdims=True)
+        return torch.from_numpy(table)
 
     def _append(self, rows: Tensor) -> None:
         """Add ``rows`` to the state, which stays a list of few tables, each longer than the next.

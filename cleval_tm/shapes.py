@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import reduce
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -160,14 +161,18 @@ def remainders_of_ignored(shapes: Shapes, ignored: npt.NDArray[np.bool_]) -> Int
     Returns:
         (V, S) int64: the region that is left of each word that loses area in a view, -1 for the others.
     """
-    remainder, edges, region_start, *hard = take_out_words(shapes.arrays(), ignored)
-    remainder[remainder >= 0] += shapes.add_regions(edges, region_start)
-    views, words, starts, others = (column.tolist() for column in hard)
+    remainder = np.empty(ignored.shape, np.int64)
+    edges, region_start, hard = take_out_words(
+        shapes.arrays(), ignored, remainder, len(shapes.region_start) - 1
+    )
+    shapes.add_regions(edges, region_start)
     takers: dict[Reduced, list[int]] = defaultdict(list)
-    for at, (view, word) in enumerate(zip(views, words, strict=True)):
-        takers[word, tuple(others[starts[at] : starts[at + 1]])].append(view)
+    left_to_do = iter(hard.tolist())
+    for view in left_to_do:
+        word, n = next(left_to_do), next(left_to_do)
+        takers[word, tuple(islice(left_to_do, n))].append(view)
     if takers:
-        chosen = np.unique([*(word for word, _ in takers), *others])
+        chosen = np.unique([w for word, mine in takers for w in (word, *mine)])
         geometry = dict(zip(chosen.tolist(), shapes.geometries(chosen), strict=True))
         left = [_taken_out(geometry[word], [geometry[w] for w in mine]) for word, mine in takers]
         first = shapes.add_geometries(np.array(left, object))

@@ -47,6 +47,7 @@ def characters(ring, count, style=QUAD, by_height=False, threshold=0.5, is_pseud
         np.zeros(1),
         np.array([0, count + 1]),
         np.array([is_pseudo]),
+        0,
         by_height,
         threshold,
         10,
@@ -167,21 +168,24 @@ def test_words_are_taken_out_of_the_ignored_ones_that_they_overlap():
     ignored = np.zeros((2, len(boxes) + 1), bool)
     ignored[:, -1] = True
     ignored[1, 0] = True
-    remainder, edges, region_start, *hard = take_out_words(shapes.arrays(), ignored)
+    remainder = np.empty(ignored.shape, np.int64)
+    edges, region_start, hard = take_out_words(shapes.arrays(), ignored, remainder, 0)
     assert remainder[:, :-1].tolist() == [[-1] * len(boxes)] * 2  # the line is ignored itself: nothing goes
     areas = [region_area(edges[region_start[r] : region_start[r + 1]]) for r in remainder[:, -1]]
     first = 5 * 5 + 5 * 5  # what the line shares with the first word of each row
     others = 9 * 2 * 10 * 5
     assert areas == pytest.approx([190 * 20 - first - others, 190 * 20 - first / 2 - others])
-    assert [len(column) for column in hard] == [0, 0, 1, 0]
+    assert len(hard) == 0
 
 
 def test_what_no_convex_cut_can_take_out_is_named():
     shapes = measured([(0, 0), (40, 0), (40, 10), (0, 10)], [(0, 0), (20, 0), (20, 10), (0, 10)], SQUARE)
     ignored = np.array([[True, False, False]])
-    remainder, edges, _, view, word, start, others = take_out_words(shapes.arrays(), ignored)
+    remainder = np.empty(ignored.shape, np.int64)
+    edges, _, hard = take_out_words(shapes.arrays(), ignored, remainder, 0)
     assert (remainder.tolist(), len(edges)) == ([[-1, -1, -1]], 0)
-    assert [part.tolist() for part in (view, word, start, others)] == [[0], [0], [0, 2], [1, 2]]
+    view, word, how_many = 0, 0, 2
+    assert hard.tolist() == [view, word, how_many, 1, 2]
 
 
 @numba.njit

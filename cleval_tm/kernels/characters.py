@@ -165,11 +165,12 @@ def place_characters(
     rectangle_aspect: Floats,
     letter_start: Ints,
     is_pseudo: Bools,
+    first_word: int,
     by_height: bool,
     vertical_threshold: float,
     cap: int,
 ) -> tuple[Ints, Floats]:
-    """Pseudo characters of many shapes.
+    """Pseudo characters of words.
 
     Args:
         points: (P, 2) float64, the shapes' points as given, one ring behind the other.
@@ -178,6 +179,7 @@ def place_characters(
         rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
         letter_start: (S + 1,) int64, see :func:`part_texts`.
         is_pseudo: (S,) bool, which shapes have characters by their pseudo length instead.
+        first_word: the first shape that is a word; those before it have no pseudo characters.
         by_height: whether vertical text is told by height / width.
         vertical_threshold: width / height below which a quad is vertical; or height / width from which it is.
         cap: most pseudo characters of a shape.
@@ -187,7 +189,7 @@ def place_characters(
     """
     n = len(style)
     char_start = np.zeros(n + 1, np.int64)
-    for s in range(n):
+    for s in range(first_word, n):
         count = letter_start[s + 1] - letter_start[s] - 1
         if is_pseudo[s]:
             count = lengths_of(
@@ -195,7 +197,7 @@ def place_characters(
             )[0]
         char_start[s + 1] = char_start[s] + count
     centres = np.empty((2, char_start[n]))
-    for s in range(n):
+    for s in range(first_word, n):
         start = char_start[s]
         end = char_start[s + 1]
         if start == end:

@@ -61,31 +61,34 @@ def cut_out(
 
 
 @kernel
-def take_out_words(shapes: ShapeArrays, ignored: Bools) -> tuple[Ints, Floats, Ints, Ints, Ints, Ints, Ints]:
+def take_out_words(
+    shapes: ShapeArrays, ignored: Bools, remainder: Ints, first_region: int
+) -> tuple[Floats, Ints, Ints]:
     """Take the words that count out of the ignored ones that they overlap.
 
     Args:
         shapes: the words' :class:`~cleval_tm.kernels.measure.ShapeArrays`.
         ignored: (V, S) bool.
+        remainder: (V, S) int64, filled: for each ignored word that others overlap the region that is left of it, else
+            -1.
+        first_region: the number of the first of these regions.
 
     Returns:
-        (remainder, edges, region_start, hard_view, hard_word, hard_start, hard_other): (V, S) int64, for each ignored
-        word that others overlap the region that is left of it, else -1; the regions' edges (E, 6) float64; (R + 1,)
-        int64. Then what is not done here, as shapes are not convex or the words in one overlap each other: (T,) int64
-        views and words, (T + 1,) int64, and (N,) int64 the words to be taken out of each.
+        (edges, region_start, hard): the regions' edges (E, 6) float64; (R + 1,) int64. Then what is not done here, as
+        shapes are not convex or the words in one overlap each other, int64: view, word, how many words are to be taken
+        out of it, and these; one behind the other.
     """
-    views, n_words = ignored.shape
+    views = len(ignored)
     bounds = shapes.bounds
     kind = shapes.kind
-    remainder = np.full((views, n_words), -1)
+    for view in range(views):
+        for g in range(ignored.shape[1]):
+            remainder[view, g] = -1
     edges = np.empty((16, EDGE_COLUMNS))
     region_start = np.zeros(2, np.int64)
     regions = 0
-    hard_view = np.empty(4, np.int64)
-    hard_word = np.empty(4, np.int64)
-    hard_start = np.zeros(5, np.int64)
-    hard_other = np.empty(16, np.int64)
-    hard = 0
+    hard = np.empty(16, np.int64)
+    n_hard = 0
     for image in range(len(shapes.image_start) - 1):
         first = shapes.image_start[image]
         last = shapes.image_start[image + 1]
@@ -156,21 +159,16 @@ def take_out_words(shapes: ShapeArrays, ignored: Bools) -> tuple[Ints, Floats, I
                 if n_valid == 0:
                     continue
                 if not apart:
-                    if hard + 1 >= len(hard_view):
-                        hard_view = longer(hard_view, hard + 2)
-                        hard_word = longer(hard_word, hard + 2)
-                        hard_start = longer(hard_start, 2 * hard + 5)
-                    start = hard_start[hard]
-                    if start + n_valid > len(hard_other):
-                        hard_other = longer(hard_other, start + n_valid)
+                    if n_hard + 3 + n_valid > len(hard):
+                        hard = longer(hard, n_hard + 3 + n_valid)
+                    hard[n_hard] = view
+                    hard[n_hard + 1] = g
+                    hard[n_hard + 2] = n_valid
+                    n_hard += 3
                     for i in range(n):
                         if not ignored[view, others[i]]:
-                            hard_other[start] = others[i]
-                            start += 1
-                    hard_view[hard] = view
-                    hard_word[hard] = g
-                    hard += 1
-                    hard_start[hard] = start
+                            hard[n_hard] = others[i]
+                            n_hard += 1
                     continue
                 at = region_start[regions]
                 if at + n_edges + g_last - g_first > len(edges):
@@ -187,17 +185,9 @@ def take_out_words(shapes: ShapeArrays, ignored: Bools) -> tuple[Ints, Floats, I
                             for column in range(EDGE_COLUMNS):
                                 edges[at, column] = parts[row, column]
                             at += 1
-                remainder[view, g] = regions
+                remainder[view, g] = first_region + regions
                 regions += 1
                 region_start[regions] = at
             for i in range(n):
                 place[others[i] - first] = -1
-    return (
-        remainder,
-        edges[: region_start[regions]],
-        region_start[: regions + 1],
-        hard_view[:hard],
-        hard_word[:hard],
-        hard_start[: hard + 1],
-        hard_other[: hard_start[hard]],
-    )
+    return edges[: region_start[regions]], region_start[: regions + 1], hard[:n_hard]

@@ -81,7 +81,7 @@ def _tensors_of(value: Any, torch: Any) -> Iterable[tuple[int | None, Any]]:
 
 def as_array(value: Any) -> npt.NDArray[Any]:
     """An array of a tensor, an array or a nested list, on the host and without gradients."""
-    if type(value) is np.ndarray:
+    if isinstance(value, np.ndarray):
         return value
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -192,7 +192,7 @@ class Columns:
     def ignored(self, texts: list[str], letters: Texts) -> npt.NDArray[np.bool_]:
         """(S,) which words do not count: those flagged, or, in images without flags, those whose text is ###."""
         if self.rules.normalization is None:
-            ignored = letters.is_hashes.copy()
+            ignored: npt.NDArray[np.bool_] = letters.is_hashes.copy()
         else:  # which may have made it ###
             ignored = np.array([text == IGNORED_TEXT for text in texts], np.bool_)
         ignored[: self.first_word] = False
@@ -306,7 +306,9 @@ class Columns:
         lengths: int | Ints = 4
         if boxes is not None:
             points = self._corners_of(i, boxes)
-        elif isinstance(polygons, list | tuple) or getattr(polygons, "dtype", None) == object:
+        elif isinstance(polygons, list | tuple) or (
+            isinstance(polygons, np.ndarray) and polygons.dtype.kind == "O"
+        ):
             points, lengths, are_quads = self._points_of_list(i, polygons)
         else:
             points, lengths = self._points_of_array(i, polygons)

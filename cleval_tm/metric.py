@@ -392,7 +392,7 @@ class CLEvalMetric(Metric):
         return torch.from_numpy(table)
 
     def _append(self, rows: Tensor) -> None:
-        """Add ``rows`` to the state, which stays a list of few tables, each longer than the next.
+        """Add ``rows`` to the state, which stays a list of few tables: each longer than the next, or each one row.
 
         No list and no tensor of the state is ever changed in place: metrics of a compute group, wrappers
         and caches hold the same ones.
@@ -400,8 +400,11 @@ class CLEvalMetric(Metric):
         if not rows.shape[0]:
             return
         parts = [*getattr(self, self._state), rows.to("cpu" if self.compute_on_cpu else self.device)]
-        while len(parts) > 1 and parts[-2].shape[0] <= parts[-1].shape[0]:
-            parts[-2:] = [self._join(parts[-2:])]
+        if self.per_image:
+            while len(parts) > 1 and parts[-2].shape[0] <= parts[-1].shape[0]:
+                parts[-2:] = [self._join(parts[-2:])]
+        elif len(parts) > _FEW:
+            parts = [self._join(parts)]
         self._hold(parts)
 
     def _hold(self, parts: list[Tensor]) -> None:
@@ -409,11 +412,8 @@ class CLEvalMetric(Metric):
         object.__setattr__(self, self._state, parts)
 
     def _join(self, parts: list[Tensor]) -> Tensor:
-        if self.per_image:
-            return torch.cat(parts)
-        return functools.reduce(
-            torch.add, (table if table.shape[0] == 1 else table.sum(0, True) for table in parts)
-        )
+        table = torch.cat(parts)
+        return table if self.per_image else table.sum(0, True)
 
     def _joined(self) -> Tensor:
         parts = getattr(self, self._state)
@@ -437,6 +437,7 @@ class CLEvalMetric(Metric):
         )
 
 
+_FEW = 32
 _SYNCED = "The metric is synced: `{}` would be lost. Call `unsync` first."
 
 

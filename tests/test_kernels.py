@@ -191,13 +191,13 @@ def test_what_no_convex_cut_can_take_out_is_named():
 @numba.njit
 def found_among(boxes, asked):
     """The boxes found for each row of those asked for, -1 behind each row's."""
-    tree, level_start, indices, grid = build_tree(boxes)
+    tree, level_start, covers, indices, grid = build_tree(boxes)
     nodes = np.empty(len(boxes) + 1, np.int64)
     found = np.empty(len(boxes) + 1, np.int64)
     rows = np.full((len(asked), len(boxes) + 1), -1)
     for i in range(len(asked)):
         box = asked_for(asked[i, 0], asked[i, 1], asked[i, 2], asked[i, 3], grid)
-        size = query_tree(tree, level_start, indices, box, nodes, found)
+        size = query_tree(tree, level_start, covers, indices, box, nodes, found)
         rows[i, :size] = found[:size]
     return rows
 

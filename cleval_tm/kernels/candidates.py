@@ -18,7 +18,8 @@ from cleval_tm.kernels._jit import Floats, Ints, inner
 
 FANOUT = 8
 TOP = 256
-"""Most boxes of the top level. All of them are compared, several at a time, which for a page of words beats a tree."""
+"""Most boxes of the top level: looked through in blocks, in the order in which they come, a page of words needs no
+tree."""
 BLOCK = 16
 """The top level is filled up to a multiple of it with boxes that meet nothing."""
 BITS = 14
@@ -129,15 +130,16 @@ def sort_by_place(packed: Ints, indices: Ints, n: int) -> tuple[Ints, Ints]:
 
 
 @inner
-def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, float, float]]:
+def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, Ints, tuple[float, float, float, float]]:
     """Packed boxes, the boxes around groups of 8 of them, around groups of those, and so on up to a few.
 
     Args:
         boxes: (n, 4) float64 left, top, right, bottom; those with right < left are empty and stay out.
 
     Returns:
-        (tree, level_start, indices, grid): (m,) int64, the top level first, the boxes last; (levels + 1,) int64;
-        (boxes,) int64, which box each of the last level is; see :func:`grid_of`.
+        (tree, level_start, covers, indices, grid): (m,) int64, the top level first, the boxes last; (levels + 1,)
+        int64; int64 boxes around blocks of the top level; (boxes,) int64, which box each of the last level is; see
+        :func:`grid_of`.
     """
     x0, y0, x_scale, y_scale = grid_of(boxes)
     packed = np.empty(len(boxes), np.int64)
@@ -184,15 +186,23 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, flo
                 box = around(box, tree[child])
             tree[at] = box
             at += 1
-    return tree, level_start, indices, (x0, y0, x_scale, y_scale)
+    covers = np.empty(level_start[1] // BLOCK, np.int64)
+    for block in range(len(covers)):
+        cover = tree[BLOCK * block]
+        for at in range(BLOCK * block + 1, min(BLOCK * (block + 1), size)):
+            cover = around(cover, tree[at])
+        covers[block] = cover
+    return tree, level_start, covers, indices, (x0, y0, x_scale, y_scale)
 
 
 @inner
-def query_tree(tree: Ints, level_start: Ints, indices: Ints, asked: int, nodes: Ints, found: Ints) -> int:
+def query_tree(
+    tree: Ints, level_start: Ints, covers: Ints, indices: Ints, asked: int, nodes: Ints, found: Ints
+) -> int:
     """Find the boxes that meet what is ``asked`` for (and perhaps some that do not), in ascending order.
 
     Args:
-        tree, level_start, indices: see :func:`build_tree`.
+        tree, level_start, covers, indices: see :func:`build_tree`.
         asked: see :func:`asked_for`.
         nodes, found: scratch (n + 1,) int64 for n boxes; ``found`` is filled with indices of boxes.
 
@@ -200,12 +210,9 @@ def query_tree(tree: Ints, level_start: Ints, indices: Ints, asked: int, nodes: 
         how many were found.
     """
     size = 0
-    for block in range(0, level_start[1], BLOCK):
-        some = False
-        for i in range(BLOCK):
-            some |= not_larger(tree[block + i], asked) == GUARDS
-        if some:
-            for i in range(block, block + BLOCK):
+    for block in range(len(covers)):
+        if not_larger(covers[block], asked) == GUARDS:
+            for i in range(BLOCK * block, BLOCK * (block + 1)):
                 found[size] = i  # written in any case, kept if it meets: a branch here would cost more
                 size += not_larger(tree[i], asked) == GUARDS
     for level in range(1, len(level_start) - 1):

@@ -100,12 +100,25 @@ def lengths_of(
 
 
 @inner
-def place_on_quad(
-    points: Floats, first: int, start: int, end: int, is_vertical: bool, centres: Floats
-) -> None:
+def is_vertical(points: Floats, first: int, by_height: bool, threshold: float) -> bool:
+    """Whether the quad in four rows holds vertical text, see :func:`place_characters`."""
+    a, b, c, d = first, first + 1, first + 2, first + 3
+    # A side is no shorter than along x, and no longer than along x and y together: that tells of most quads.
+    hor = abs(points[b, 0] - points[a, 0]) + abs(points[d, 0] - points[c, 0])
+    ver = abs(points[d, 0] - points[a, 0]) + abs(points[d, 1] - points[a, 1])
+    ver += abs(points[c, 0] - points[b, 0]) + abs(points[c, 1] - points[b, 1])
+    least, most = (threshold * hor, ver) if by_height else (hor, threshold * ver)
+    if least > 1.001 * most + 1e-3 * (1.0 + threshold):
+        return False
+    aspect, reciprocal = quad_like_aspect(points, first, first + 4)
+    return reciprocal >= threshold if by_height else aspect < threshold
+
+
+@inner
+def place_on_quad(points: Floats, first: int, start: int, end: int, vertical: bool, centres: Floats) -> None:
     """Fill columns ``start`` to ``end`` of ``centres`` (2, C) with the centres of the quad in four rows."""
     # Vertical text: the corners are taken one step round.
-    a, b, c, d = (3, 2, 0, 1) if is_vertical else (0, 3, 1, 2)
+    a, b, c, d = (3, 2, 0, 1) if vertical else (0, 3, 1, 2)
     for axis in range(2):
         begin = (points[first + a, axis] + points[first + b, axis]) / 2.0
         step = ((points[first + c, axis] + points[first + d, axis]) / 2.0 - begin) / (end - start)
@@ -204,9 +217,8 @@ def place_characters(
             continue
         first = ring_start[s]
         if style[s] == QUAD:
-            aspect, reciprocal = quad_like_aspect(points, first, first + 4)
-            is_vertical = reciprocal >= vertical_threshold if by_height else aspect < vertical_threshold
-            place_on_quad(points, first, start, end, is_vertical, centres)
+            vertical = is_vertical(points, first, by_height, vertical_threshold)
+            place_on_quad(points, first, start, end, vertical, centres)
         else:
             place_on_polygon(points, first, ring_start[s + 1], start, end, style[s] >= TRUNCATED, centres)
     return char_start, centres

@@ -246,7 +246,8 @@ def count_letters(
     n_letters = letter_start[det_first + n_det] - letter_start[det_first]
     row = np.empty(n_letters + 1, np.int64)
     total = 0
-    shared = 0
+    some_shared = False
+    shares = np.zeros(len(gt_matches), np.uint8)  # words that share a detection, or have several
     for p in range(len(relation)):
         if relation[p] == 0:
             continue
@@ -263,8 +264,9 @@ def count_letters(
                 row,
             )
         else:
-            shared += 1
-    if shared == 0:
+            shares[rows[p, GT]] = 1
+            some_shared = True
+    if not some_shared:
         return total
     taken = np.zeros(n_letters, np.uint8)
     text = np.empty(n_letters, np.int32)
@@ -274,6 +276,8 @@ def count_letters(
     gt_start, gt_pairs = group_pairs(rows, len(relation), len(gt_matches))
     for t in range(len(gt_matches)):
         g = order[view, gt_first + t] if len(order) else t
+        if not shares[g]:
+            continue
         n_matched = 0
         used_once = True  # by this word alone: then it does not matter which letters it takes
         for at in range(gt_start[g], gt_start[g + 1]):
@@ -281,8 +285,6 @@ def count_letters(
                 matched[n_matched] = gt_pairs[at]
                 n_matched += 1
                 used_once &= det_matches[rows[gt_pairs[at], DET]] == 1
-        if n_matched == 0 or (n_matched == 1 and used_once):
-            continue
         n_ordered = reading_order(matched, n_matched, rows, hits, ordered)
         size = read_remaining(ordered, n_ordered, rows, det_first, letters, letter_start, taken, text)
         first = gt_letter_start[gt_first + g]

@@ -113,7 +113,7 @@ def find_candidates(boxes: Floats, bounds: Floats, first: int, last: int) -> tup
     Returns:
         (start, candidates): (last - first + 1,) int64; int64 indices of boxes, ascending for each bounding box.
     """
-    tree, level_start, indices, grid = build_tree(boxes)
+    tree, level_start, covers, indices, grid = build_tree(boxes)
     nodes = np.empty(len(boxes) + 1, np.int64)
     found = np.empty(len(boxes) + 1, np.int64)
     start = np.empty(last - first + 1, np.int64)
@@ -122,7 +122,7 @@ def find_candidates(boxes: Floats, bounds: Floats, first: int, last: int) -> tup
     for d in range(first, last):
         start[d - first] = size
         asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
-        n = query_tree(tree, level_start, indices, asked, nodes, found)
+        n = query_tree(tree, level_start, covers, indices, asked, nodes, found)
         if size + n > len(candidates):
             candidates = longer(candidates, size + n)
         for f in range(n):

@@ -12,7 +12,7 @@ import numpy as np
 from cleval_tm import CLEvalRules, evaluate
 from cleval_tm.counts import COUNTS
 from cleval_tm.encode import encode, kernel_options
-from cleval_tm.kernels.image import NO_STORY, count_images
+from cleval_tm.evaluation import count_range
 
 REPEATS = 8
 ROUNDS = 15
@@ -48,9 +48,8 @@ def test_two_threads(benchmark, note, korean_documents):
     options = kernel_options(rules, e2e=True)
 
     def count(chunk):
-        images = (gt.words, gt.images, encoded.detections, *chunk)
         table = np.zeros((chunk[1] - chunk[0], 1, len(COUNTS)), np.int64)
-        count_images(*images, options, table, NO_STORY)
+        count_range(encoded, gt, *chunk, options, table)
 
     chunks = [(start, min(start + 10, len(gt))) for start in range(0, len(gt), 10)] * REPEATS
     loop = gain(spin, [2_000_000] * len(chunks))

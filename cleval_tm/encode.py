@@ -119,8 +119,7 @@ class _Batch:
             if len(hashes):
                 letters = self._with_pseudo_texts(hashes)
         images = columns.image_start[: columns.first_target + 1]
-        shapes = self.shapes.arrays()._replace(image_start=images)
-        return Detections(shapes, letters.letters, letters.letter_start, self.labels)
+        return Detections(self.shapes.arrays(images), letters.letters, letters.letter_start, self.labels)
 
     def _with_pseudo_texts(self, hashes: Ints) -> Texts:
         """Letters of texts of which some (n,) are runs of # of their shape's pseudo length instead."""
@@ -167,7 +166,7 @@ class _Batch:
         some_ignored = np.count_nonzero(views) > 0
         remainder = remainders_of_ignored(self.shapes, views) if some_ignored else _NONE
         return Words(
-            self.shapes.arrays()._replace(image_start=images),
+            self.shapes.arrays(images),
             char_start,
             centres,
             letters.letters,

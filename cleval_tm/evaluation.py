@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from cleval_tm.counts import COUNTS, IntTable, all_scores, image_scores, total_counts
 from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
-from cleval_tm.images import Image, ImageId
+from cleval_tm.images import Image, ImageId, Ints
 from cleval_tm.kernels.image import NO_STORY, Story
 from cleval_tm.kernels.image import count_images as count_into
-from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT
+from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, Options, find_candidates
 from cleval_tm.kernels.measure import IRREGULAR
 from cleval_tm.rules import CLEvalRules
 
@@ -72,8 +72,7 @@ def count_images(
     options = kernel_options(rules, e2e=e2e)
 
     def count(first: int, last: int) -> int:
-        rows = table[first:last]
-        count_into(gt.words, gt.images, encoded.detections, first, last, options, rows, NO_STORY)
+        count_range(encoded, gt, first, last, options, table[first:last])
         return last - first
 
     if num_threads == 1 and progress is None:
@@ -84,6 +83,40 @@ def count_images(
                 progress(done)
     scale_counts = None if bins is None else table[:, 1:]
     return ImageCounts(table[:, 0], scale_counts, gt.image_ids, (encoded, gt))
+
+
+def count_range(
+    encoded: EncodedDetections,
+    gt: GroundTruth,
+    first: int,
+    last: int,
+    options: Options,
+    table: IntTable,
+    story: Story = NO_STORY,
+) -> None:
+    """Count encoded images ``first`` to ``last`` into ``table``, see :func:`cleval_tm.kernels.image.count_images`."""
+    start, found = candidates_of(encoded, gt, first, last, whole=story is not NO_STORY)
+    count_into(gt.words, gt.images, encoded.detections, start, found, first, last, options, table, story)
+
+
+def candidates_of(
+    encoded: EncodedDetections, gt: GroundTruth, first: int, last: int, *, whole: bool
+) -> tuple[Ints, Ints]:
+    """See :func:`cleval_tm.kernels.matching.find_candidates`."""
+    words, shapes = gt.words, encoded.detections.shapes
+    return find_candidates(
+        gt.images,
+        words.shapes.image_start,
+        words.shapes.bounds,
+        words.char_start,
+        words.centres,
+        words.ever_ignored,
+        shapes.image_start,
+        shapes.bounds,
+        first,
+        last,
+        whole,
+    )
 
 
 def evaluate(
@@ -329,7 +362,7 @@ def _match_of(
             np.empty(chars[-1] - chars[0], np.int64),
         )
         table = np.zeros((1, len(words.ignored), len(COUNTS)), np.int64)
-        count_into(words, gt.images, detections, i, i + 1, options, table, story)
+        count_range(encoded, gt, i, i + 1, options, table, story)
         if (story.needs <= needs).all():
             break
         needs = story.needs

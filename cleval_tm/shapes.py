@@ -68,16 +68,18 @@ class Shapes:
         )
         self.region = np.empty(n, np.int64)
         self.edges, self.region_start = _NO_EDGES, _NO_REGIONS
-        worst = measure_shapes(self.arrays())
+        worst = measure_shapes(
+            points, ring_start, style, self.rings, self.kind, self.bounds, self.area, self.region
+        )
         self.finite = worst != NOT_FINITE
         if self.finite and worst > CONVEX:
             inspect_rings(self.rings, ring_start, self.area, self.kind)
             self._repair(np.flatnonzero(self.kind == CROSSING))
 
-    def arrays(self) -> ShapeArrays:
-        """What the kernels see of the shapes."""
+    def arrays(self, image_start: Ints | None = None) -> ShapeArrays:
+        """What the kernels see of the shapes, or of those of some images in a row, with absolute numbers."""
         return ShapeArrays(
-            self.image_start,
+            self.image_start if image_start is None else image_start,
             self.points,
             self.rings,
             self.ring_start,

@@ -39,6 +39,7 @@ def compile_ahead() -> None:
     Where the other process fails, or nothing can be kept on the disk, kernels are compiled when first called.
     """
     from cleval_tm.encode import encode
+    from cleval_tm.evaluation import candidates_of
     from cleval_tm.kernels._jit import is_missing
     from cleval_tm.kernels.image import count_images
     from cleval_tm.rules import CLEvalRules
@@ -57,7 +58,8 @@ def compile_ahead() -> None:
         ),
     ):
         image = {"boxes": [[0, 0, 40, 10], [0, 20, 40, 30]], "texts": ["###", "word"]}
-        encode([image], [image], CLEvalRules.v2023(), e2e=True, scale_bins=None)
+        encoded, gt = encode([image], [image], CLEvalRules.v2023(), e2e=True, scale_bins=None)
+        candidates_of(encoded, gt, 0, 1, whole=False)
 
 
 def compile_counting() -> None:
@@ -86,7 +88,7 @@ def compile_counting() -> None:
     options = kernel_options(CLEvalRules.v2023(), e2e=True)
     table = np.empty((0, 1, len(COUNTS)), np.int64)
     with _without_collections():
-        count_images(words, none, detections, 0, 0, options, table, NO_STORY)
+        count_images(words, none, detections, start, none, 0, 0, options, table, NO_STORY)
 
 
 @contextmanager

@@ -87,6 +87,8 @@ def count_images(
     words: Words,
     gt_image: Ints,
     detections: Detections,
+    found_start: Ints,
+    found: Ints,
     first: int,
     last: int,
     options: Options,
@@ -99,9 +101,10 @@ def count_images(
         words: :class:`Words`.
         gt_image: (n,) int64, the image in ``words`` of each image in ``detections``.
         detections: :class:`Detections` of n images.
+        found_start, found: of these images, see :func:`~cleval_tm.kernels.matching.find_candidates`.
         options: :class:`Options`.
         table: (last - first, V, 21) int64 zeros, filled; columns in the order of ``cleval_tm.counts.COUNTS``.
-        story: ``NO_STORY``, or room for that of the one image: then all its pairs that share area are found.
+        story: ``NO_STORY``, or room for that of the one image: then all its pairs that share area are looked at.
     """
     gt_start = words.shapes.image_start
     det_start = detections.shapes.image_start
@@ -116,7 +119,19 @@ def count_images(
         det_last = det_start[image + 1]
         n_gt = gt_last - gt_first
         n_det = det_last - det_first
-        size, pairs = find_pairs(words, gt_first, gt_last, detections, det_first, det_last, enough, whole)
+        size, pairs = find_pairs(
+            words,
+            gt_first,
+            gt_last,
+            detections,
+            det_first,
+            det_last,
+            found_start,
+            det_start[first],
+            found,
+            enough,
+            whole,
+        )
         for view in range(1 if whole else len(words.ignored)):
             row = table[image - first, view]
             ignored: Bools = words.ignored[view, gt_first:gt_last]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.candidates import asked_for, build_tree, longer, query_tree
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains_strictly, mark_contained, overlap_area, write_edges
@@ -75,16 +75,14 @@ class Options(NamedTuple):
 
 
 @inner
-def reach_of_words(words: Words, first: int, last: int, whole: bool) -> Floats:
+def reach_of_words(
+    bounds: Floats, char_start: Ints, centres: Floats, ever_ignored: Bools, first: int, last: int, whole: bool
+) -> Floats:
     """Bounding boxes (last - first, 4) of what must meet a detection for a pair to matter.
 
     That is the pseudo characters, and the area too of words that are ignored, or of all (``whole``): without one of
     its characters in it, a detection's share of any other word decides nothing.
     """
-    bounds = words.shapes.bounds
-    char_start = words.char_start
-    centres = words.centres
-    ever_ignored = words.ever_ignored
     boxes = np.empty((last - first, 4))
     for g in range(first, last):
         left = top = np.inf
@@ -106,29 +104,55 @@ def reach_of_words(words: Words, first: int, last: int, whole: bool) -> Floats:
     return boxes
 
 
-@inner
-def find_candidates(boxes: Floats, bounds: Floats, first: int, last: int) -> tuple[Ints, Ints]:
-    """The boxes (n, 4) that each of the bounding boxes ``first`` to ``last`` meets, and perhaps some more.
+@kernel
+def find_candidates(
+    gt_image: Ints,
+    gt_start: Ints,
+    gt_bounds: Floats,
+    char_start: Ints,
+    centres: Floats,
+    ever_ignored: Bools,
+    det_start: Ints,
+    bounds: Floats,
+    first: int,
+    last: int,
+    whole: bool,
+) -> tuple[Ints, Ints]:
+    """The words that each detection of images ``first`` to ``last`` may make a pair with.
+
+    A kernel of its own, so that it need not be compiled together with the counting, which takes longest.
+
+    Args:
+        gt_image: (n,) int64, the image of the ground truth for each image of detections.
+        gt_start, gt_bounds, char_start, centres, ever_ignored: of :class:`Words`.
+        det_start, bounds: of :class:`Detections`.
+        whole: find all that share area.
 
     Returns:
-        (start, candidates): (last - first + 1,) int64; int64 indices of boxes, ascending for each bounding box.
+        (start, candidates): int64 where each detection's start, counted from the first one's, and where the last one's
+        end; int64 words, counted from their image's first, ascending for each detection.
     """
-    tree, level_start, covers, indices, grid = build_tree(boxes)
-    nodes = np.empty(len(boxes) + 1, np.int64)
-    found = np.empty(len(boxes) + 1, np.int64)
-    start = np.empty(last - first + 1, np.int64)
-    candidates = np.empty(2 * len(boxes), np.int64)
+    first_det = det_start[first]
+    start = np.empty(det_start[last] - first_det + 1, np.int64)
+    candidates = np.empty(2 * len(start), np.int64)
     size = 0
-    for d in range(first, last):
-        start[d - first] = size
-        asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
-        n = query_tree(tree, level_start, covers, indices, asked, nodes, found)
-        if size + n > len(candidates):
-            candidates = longer(candidates, size + n)
-        for f in range(n):
-            candidates[size + f] = found[f]
-        size += n
-    start[last - first] = size
+    start[0] = 0
+    for image in range(first, last):
+        gt_first = gt_start[gt_image[image]]
+        gt_last = gt_start[gt_image[image] + 1]
+        boxes = reach_of_words(gt_bounds, char_start, centres, ever_ignored, gt_first, gt_last, whole)
+        tree, level_start, covers, indices, grid = build_tree(boxes)
+        nodes = np.empty(len(boxes) + 1, np.int64)
+        found = np.empty(len(boxes) + 1, np.int64)
+        for d in range(det_start[image], det_start[image + 1]):
+            asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
+            n = query_tree(tree, level_start, covers, indices, asked, nodes, found)
+            if size + n > len(candidates):
+                candidates = longer(candidates, size + n)
+            for f in range(n):
+                candidates[size + f] = found[f]
+            size += n
+            start[d - first_det + 1] = size
     return start, candidates
 
 
@@ -140,6 +164,9 @@ def find_pairs(
     detections: Detections,
     det_first: int,
     det_last: int,
+    found_start: Ints,
+    found_first: int,
+    found: Ints,
     enough: float,
     whole: bool,
 ) -> tuple[int, Pairs]:
@@ -148,6 +175,7 @@ def find_pairs(
     Args:
         words, gt_first, gt_last: :class:`Words`, and which of them are the image's.
         detections, det_first, det_last: likewise.
+        found_start, found: see :func:`find_candidates`; ``found_first`` is the first detection that they tell of.
         enough: of a word that is never ignored, any area precision from this on says as much as another: the least
             that it can be, told by the boxes alone, is taken instead if it is as much.
         whole: find all pairs that share area, and their true area precision.
@@ -175,13 +203,13 @@ def find_pairs(
     region = detections.shapes.region
     det_edges = detections.shapes.edges
     region_start = detections.shapes.region_start
-    boxes = reach_of_words(words, gt_first, gt_last, whole)
-    found_start, found = find_candidates(boxes, bounds, det_first, det_last)
     n_hits = 0
-    for f in range(found_start[det_last - det_first]):
+    first_found = found_start[det_first - found_first]
+    last_found = found_start[det_last - found_first]
+    for f in range(first_found, last_found):
         n_hits += char_start[gt_first + found[f] + 1] - char_start[gt_first + found[f]]
-    rows = np.empty((found_start[det_last - det_first] + 1, 4), np.int64)
-    shared_area = np.empty(found_start[det_last - det_first])
+    rows = np.empty((last_found - first_found + 1, 4), np.int64)
+    shared_area = np.empty(last_found - first_found)
     hits = np.empty(n_hits, np.uint8)
     own_gt_edges = room_for_edges(gt_ring_start, gt_first, gt_last)
     own_edges = room_for_edges(ring_start, det_first, det_last)
@@ -208,7 +236,7 @@ def find_pairs(
         if is_open and not edges_known:
             write_edges(rings, ring_start[d], ring_start[d + 1], det_area[d], own_edges, 0)
             edges_known = True
-        for f in range(found_start[d - det_first], found_start[d - det_first + 1]):
+        for f in range(found_start[d - found_first], found_start[d - found_first + 1]):
             g = gt_first + found[f]
             start = rows[size, HIT_START]
             first_char = char_start[g]

@@ -71,15 +71,26 @@ def is_upright(points: Floats, first: int) -> bool:
 
 
 @kernel
-def measure_shapes(shapes: ShapeArrays) -> int:
-    """Measure many shapes: fill ``rings``, ``kind``, ``bounds`` and ``area``; no shape has a ``region`` yet.
+def measure_shapes(
+    points: Floats,
+    ring_start: Ints,
+    style: Bytes,
+    rings: Floats,
+    kind: Bytes,
+    bounds: Floats,
+    area: Floats,
+    region: Ints,
+) -> int:
+    """Measure many shapes.
+
+    Args:
+        points, ring_start, style: see :class:`ShapeArrays`.
+        rings, kind, bounds, area: likewise, filled.
+        region: likewise, filled with -1: no shape has one yet.
 
     Returns:
         the last of their kinds, in the order of their names; not every shape is looked at closely yet.
     """
-    points, ring_start, style = shapes.points, shapes.ring_start, shapes.style
-    rings, kind, bounds, area = shapes.rings, shapes.kind, shapes.bounds, shapes.area
-    region = shapes.region
     last_kind = BOX
     for s in range(len(style)):
         first = ring_start[s]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -253,13 +253,14 @@ def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:
     order = _NONE
     starts = image_start.tolist()
     for view, ignored in enumerate(views):
-        places = np.flatnonzero(ignored)
-        images = np.searchsorted(image_start, places, "right") - 1
-        left_out: defaultdict[int, set[int]] = defaultdict(set)
-        for image, place in zip(images.tolist(), (places - image_start[images]).tolist(), strict=True):
-            left_out[image].add(place)
-        for image, mine in left_out.items():
+        places = np.flatnonzero(ignored).tolist()
+        end = 0
+        while end < len(places):  # image after image with ignored words
+            start = end
+            image = bisect_right(starts, places[start]) - 1
             first, last = starts[image : image + 2]
+            end = bisect_left(places, last, start)
+            mine = {place - first for place in places[start:end]}
             words = list(set(range(last - first)) - mine)
             if words == sorted(words) and list(mine) == sorted(mine):
                 continue

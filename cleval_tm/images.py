@@ -22,7 +22,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 IGNORED_TEXT = "###"
-_ON_HOST = frozenset((np.ndarray, str, int, type(None)))
+_ON_HOST = frozenset((np.ndarray, str, int, bool, float, type(None)))
+_LISTS = (list, tuple)
 _POLYGON_STYLE = {"v2023": POLYGON, "v2020": TRUNCATED, "upstage": SNAPPED}
 _BOX_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]
 _labels: dict[Any, int] = {}
@@ -31,21 +32,23 @@ _labels: dict[Any, int] = {}
 def on_host(images: Sequence[Image]) -> Sequence[Image]:
     """The images with their tensors on the host: those of an accelerator travel in one copy, not one a box."""
     torch = sys.modules.get("torch")
-    if torch is None:
+    kinds = {
+        type(value[0] if type(value) is list and value else value)
+        for image in images
+        if type(image) is dict or isinstance(image, Mapping)
+        for value in image.values()
+    }
+    if torch is None or kinds <= _ON_HOST:
         return images
     # where the tensors are: image, key, and place in a list of tensors
     places: list[tuple[int, str, int | None, Any]] = []
     for i, image in enumerate(images):
         for key, value in image.items() if isinstance(image, Mapping) else ():
-            kind = type(value)
-            if kind is list and value:
-                kind = type(value[0])
-            if kind not in _ON_HOST:
-                places += [
-                    (i, key, at, tensor)
-                    for at, tensor in _tensors_of(value, torch)
-                    if tensor.device.type != "cpu"
-                ]
+            places += [
+                (i, key, at, tensor)
+                for at, tensor in _tensors_of(value, torch)
+                if tensor.device.type != "cpu"
+            ]
     if not places:
         return images
     tensors = [_plain_dtype(tensor.detach(), torch) for _, _, _, tensor in places]
@@ -306,7 +309,7 @@ class Columns:
         lengths: int | Ints = 4
         if boxes is not None:
             points = self._corners_of(i, boxes)
-        elif isinstance(polygons, list | tuple) or (
+        elif isinstance(polygons, _LISTS) or (
             isinstance(polygons, np.ndarray) and polygons.dtype.kind == "O"
         ):
             points, lengths, are_quads = self._points_of_list(i, polygons)

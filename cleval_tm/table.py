@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from torchmetrics.utilities import rank_zero_warn
@@ -13,6 +14,7 @@ NO_ID = -(2**63)
 """Key of an image without an id. Such images all count."""
 
 
+@lru_cache(maxsize=2**14, typed=True)  # every epoch brings the same images
 def image_key(image_id: str | int | None) -> int:
     """The number under which an image's row is kept.
 

@@ -42,9 +42,10 @@ def quad_like_aspect(points: Floats, first: int, last: int) -> tuple[float, floa
     for i in range(first, last - 1):
         if i != bottom - 1:
             hor += distance(points, i, i + 1)
-    ver = distance(points, first, last - 1)
+    ver = 0.0
     if bottom > first:
-        ver += distance(points, bottom - 1, bottom)
+        ver = distance(points, bottom - 1, bottom)
+    ver += distance(points, first, last - 1)
     hor = hor / 2.0 + SMALLEST
     ver = ver / 2.0 + SMALLEST
     return hor / ver, ver / hor
@@ -100,18 +101,18 @@ def lengths_of(
 
 
 @inner
-def is_vertical(points: Floats, first: int, by_height: bool, threshold: float) -> bool:
-    """Whether the quad in four rows holds vertical text, see :func:`place_characters`."""
+def is_surely_wide(points: Floats, first: int, by_height: bool, threshold: float) -> bool:
+    """Whether the quad in four rows is not vertical, as can be told without a square root: of most it can.
+
+    A side is no shorter than along x, and no longer than along x and y together.
+    """
     a, b, c, d = first, first + 1, first + 2, first + 3
-    # A side is no shorter than along x, and no longer than along x and y together: that tells of most quads.
     hor = abs(points[b, 0] - points[a, 0]) + abs(points[d, 0] - points[c, 0])
     ver = abs(points[d, 0] - points[a, 0]) + abs(points[d, 1] - points[a, 1])
     ver += abs(points[c, 0] - points[b, 0]) + abs(points[c, 1] - points[b, 1])
     least, most = (threshold * hor, ver) if by_height else (hor, threshold * ver)
-    if least > 1.001 * most + 1e-3 * (1.0 + threshold):
-        return False
-    aspect, reciprocal = quad_like_aspect(points, first, first + 4)
-    return reciprocal >= threshold if by_height else aspect < threshold
+    wide: bool = least > 1.001 * most + 1e-3 * (1.0 + threshold)
+    return wide
 
 
 @inner
@@ -217,7 +218,10 @@ def place_characters(
             continue
         first = ring_start[s]
         if style[s] == QUAD:
-            vertical = is_vertical(points, first, by_height, vertical_threshold)
+            vertical = False
+            if not is_surely_wide(points, first, by_height, vertical_threshold):
+                aspect, reciprocal = quad_like_aspect(points, first, first + 4)
+                vertical = reciprocal >= vertical_threshold if by_height else aspect < vertical_threshold
             place_on_quad(points, first, start, end, vertical, centres)
         else:
             place_on_polygon(points, first, ring_start[s + 1], start, end, style[s] >= TRUNCATED, centres)

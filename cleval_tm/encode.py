@@ -261,8 +261,13 @@ def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:
             first, last = starts[image : image + 2]
             end = bisect_left(places, last, start)
             mine = {place - first for place in places[start:end]}
+            ascends = list(mine) == sorted(mine)
+            if (
+                ascends and 4 * len(mine) < last - first
+            ):  # a set without less than a quarter of it ascends, too
+                continue
             words = list(set(range(last - first)) - mine)
-            if words == sorted(words) and list(mine) == sorted(mine):
+            if ascends and words == sorted(words):
                 continue
             if not len(order):
                 ascending = np.arange(starts[-1]) - np.repeat(image_start[:-1], np.diff(image_start))

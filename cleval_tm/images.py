@@ -30,12 +30,15 @@ _labels: dict[Any, int] = {}
 
 
 def on_host(images: Sequence[Image]) -> Sequence[Image]:
-    """The images with their tensors on the host: those of an accelerator travel in one copy, not one a box."""
+    """The images with their tensors on the host: those of an accelerator travel in one copy, not one a box.
+
+    The first and the last image (a prediction and a target) tell where all of them are.
+    """
     torch = sys.modules.get("torch")
     kinds = {
         type(value[0] if type(value) is list and value else value)
-        for image in images
-        if type(image) is dict or isinstance(image, Mapping)
+        for image in (*images[:1], *images[-1:])
+        if isinstance(image, Mapping)
         for value in image.values()
     }
     if torch is None or kinds <= _ON_HOST:

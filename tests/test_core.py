@@ -104,6 +104,13 @@ def test_set_order_decides_between_words_that_share_letters():
     assert totals(pred, target, rules.replace(set_order=False))["e2e_tp"] == 2
 
 
+def test_a_set_without_less_than_a_quarter_of_it_ascends():
+    random = np.random.default_rng(5)
+    for n in [*range(1, 300), 5000]:
+        taken = set(random.permutation(n)[: (n - 1) // 4].tolist())
+        assert list(set(range(n)) - taken) == [word for word in range(n) if word not in taken]
+
+
 def test_false_positive_characters_go_by_the_rules():
     long_one = image([box(0, 0, 100, 10)], ["x"])
     nothing = image([], [])

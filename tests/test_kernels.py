@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from cleval_tm.kernels.candidates import TOP, asked_for, build_tree, query_tree
+from cleval_tm.kernels.candidates import TOP, UNSORTED, asked_for, build_tree, query_tree
 from cleval_tm.kernels.characters import (
     POLYGON,
     QUAD,
@@ -202,7 +202,7 @@ def found_among(boxes, asked):
     return rows
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, TOP, TOP + 1, 1000])
+@pytest.mark.parametrize("n", [0, 1, 7, UNSORTED, UNSORTED + 1, TOP, TOP + 1, 3000])
 def test_the_tree_finds_every_box_that_meets_and_few_others(n):
     rng = np.random.default_rng(n)
     low = rng.uniform(-100, 1000, (n, 2))

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from cleval_tm.kernels._jit import Floats, Ints, inner
 
 FANOUT = 8
-TOP = 256
-"""Most boxes of the top level: looked through in blocks, in the order in which they come, a page of words needs no
-tree."""
+UNSORTED = 256
+"""Up to so many boxes stay in the order in which they come: that of a page's words is mostly from line to line."""
+TOP = 1024
+"""Most boxes of the top level, which is looked through in blocks: a page of words needs no tree."""
 BLOCK = 16
 """The top level is filled up to a multiple of it with boxes that meet nothing."""
 BITS = 14
@@ -155,7 +156,7 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, Ints, tuple[float, floa
             )
             indices[n] = i
             n += 1
-    if n > TOP:
+    if n > UNSORTED:
         packed, indices = sort_by_place(packed, indices, n)
     levels = 1
     size = n
@@ -228,7 +229,7 @@ def query_tree(
     leaves = level_start[len(level_start) - 2]
     for i in range(size):
         found[i] = indices[found[i] - leaves]
-    if len(level_start) > 2:
+    if len(indices) > UNSORTED:
         sort_indices(found, size)
     return size
 

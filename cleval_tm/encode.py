@@ -48,17 +48,16 @@ class GroundTruth:
         e2e: bool = True,
         scale_bins: Sequence[float] | None = None,
     ) -> None:
-        self.rules = CLEvalRules.of(rules)
-        self.e2e = e2e
-        self.scale_bins = checked_scale_bins(scale_bins)
-        self._take(_Batch(Columns(self.rules, target=target), e2e))
+        bins = checked_scale_bins(scale_bins)
+        self._take(_Batch(Columns(CLEvalRules.of(rules), target=target), e2e), bins)
 
-    def _take(self, batch: _Batch) -> None:
+    def _take(self, batch: _Batch, scale_bins: tuple[float, ...] | None) -> None:
         columns = batch.columns
+        self.rules, self.e2e, self.scale_bins = columns.rules, batch.e2e, scale_bins
         self.image_ids: list[ImageId] = columns.image_ids()
         self.images: Ints = np.arange(len(self.image_ids))
         self.source = columns.source
-        self.words = batch.words(self.scale_bins)
+        self.words = batch.words(scale_bins)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,6 +101,7 @@ class _Batch:
 
     def __init__(self, columns: Columns, e2e: bool) -> None:
         self.columns = columns
+        self.e2e = e2e
         self.shapes = columns.shapes()
         self.texts, self.has_text = columns.texts()
         if e2e:
@@ -208,9 +208,8 @@ def encode(
         batch = _Batch(Columns(rules, preds=preds), e2e)
     else:
         gt = object.__new__(GroundTruth)
-        gt.rules, gt.e2e, gt.scale_bins = rules, e2e, scale_bins
         batch = _Batch(Columns(rules, preds=preds, target=target), e2e)
-        gt._take(batch)
+        gt._take(batch, scale_bins)
     return EncodedDetections(batch.detections(), batch.columns.source), gt
 
 
@@ -262,9 +261,8 @@ def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:
             end = bisect_left(places, last, start)
             mine = {place - first for place in places[start:end]}
             ascends = list(mine) == sorted(mine)
-            if (
-                ascends and 4 * len(mine) < last - first
-            ):  # a set without less than a quarter of it ascends, too
+            # A set of numbers in a row, without less than a quarter of them, ascends.
+            if ascends and 4 * len(mine) < last - first:
                 continue
             words = list(set(range(last - first)) - mine)
             if ascends and words == sorted(words):

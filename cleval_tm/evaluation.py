@@ -13,9 +13,10 @@ import numpy.typing as npt
 from cleval_tm.counts import COUNTS, IntTable, all_scores, image_scores, total_counts
 from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
 from cleval_tm.images import Image, ImageId, Ints
+from cleval_tm.kernels.candidates import find_candidates
 from cleval_tm.kernels.image import NO_STORY, Story
 from cleval_tm.kernels.image import count_images as count_into
-from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, Options, find_candidates
+from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, Options
 from cleval_tm.kernels.measure import IRREGULAR
 from cleval_tm.rules import CLEvalRules
 
@@ -102,7 +103,7 @@ def count_range(
 def candidates_of(
     encoded: EncodedDetections, gt: GroundTruth, first: int, last: int, *, whole: bool
 ) -> tuple[Ints, Ints]:
-    """See :func:`cleval_tm.kernels.matching.find_candidates`."""
+    """See :func:`cleval_tm.kernels.candidates.find_candidates`."""
     words, shapes = gt.words, encoded.detections.shapes
     return find_candidates(
         gt.images,

@@ -104,9 +104,9 @@ def test_each_kernel_has_one_signature():
     """Arrays of one dtype and layout reach each kernel, whatever the user hands in: each compiles once."""
     from cleval_tm import evaluate
     from cleval_tm.cli.compiling import compile_counting
+    from cleval_tm.kernels.candidates import find_candidates
     from cleval_tm.kernels.characters import part_texts, place_characters, pseudo_lengths, rectangle_aspects
     from cleval_tm.kernels.image import count_images
-    from cleval_tm.kernels.matching import find_candidates
     from cleval_tm.kernels.measure import edges_of_rings, inspect_rings, measure_shapes, shorter_sides
     from cleval_tm.kernels.remainders import take_out_words
 

@@ -98,7 +98,7 @@ def test_wait_share_of_a_plain_torch_run(tmp_path: Path, num_workers: int) -> No
     assert analysis.source == "torch"
     assert waits.steps == 24
     assert waits.wait_share == pytest.approx(clock.share(), abs=0.02)
-    assert waits.wait_share > 0.3
+    assert waits.wait_share > (0.6 if num_workers == 0 else 0.3)
     assert waits.longest_wait == pytest.approx(max(e - s for s, e in clock.fetches[1:]), rel=0.1, abs=2e-3)
 
 
@@ -161,7 +161,7 @@ def test_wait_share_of_lightnings_own_profiler(tmp_path: Path, num_workers: int)
     assert analysis.source == "lightning"
     assert waits.steps >= active - 2
     assert _share_of_last(clock, analysis, 26) == pytest.approx(waits.wait_share, abs=0.02)
-    assert waits.wait_share > 0.3
+    assert waits.wait_share > (0.6 if num_workers == 0 else 0.3)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -177,7 +177,7 @@ def test_wait_share_of_the_callback(tmp_path: Path, num_workers: int) -> None:
     assert waits.steps == 15
     clock.fetches = clock.fetches[24 - 16 : 24]
     assert waits.wait_share == pytest.approx(clock.share(), abs=0.02)
-    assert waits.wait_share > 0.3
+    assert waits.wait_share > (0.6 if num_workers == 0 else 0.3)
     assert waits.work_share == pytest.approx(1 - waits.wait_share, abs=0.15)
 
 

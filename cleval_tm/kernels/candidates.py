@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels._jit import Floats, Ints, inner
+from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel
 
 FANOUT = 8
 UNSORTED = 256
@@ -258,3 +258,85 @@ def sort_indices(values: Ints, size: int) -> None:
                 j -= gap
             values[j] = value
         gap //= 3
+
+
+@inner
+def reach_of_words(
+    bounds: Floats, char_start: Ints, centres: Floats, ever_ignored: Bools, first: int, last: int, whole: bool
+) -> Floats:
+    """Bounding boxes (last - first, 4) of what must meet a detection for a pair to matter.
+
+    That is the pseudo characters, and the area too of words that are ignored, or of all (``whole``): without one of
+    its characters in it, a detection's share of any other word decides nothing.
+    """
+    boxes = np.empty((last - first, 4))
+    for g in range(first, last):
+        left = top = np.inf
+        right = bottom = -np.inf
+        if whole or ever_ignored[g]:
+            left = bounds[g, 0]
+            top = bounds[g, 1]
+            right = bounds[g, 2]
+            bottom = bounds[g, 3]
+        for c in range(char_start[g], char_start[g + 1]):
+            left = min(left, centres[0, c])
+            top = min(top, centres[1, c])
+            right = max(right, centres[0, c])
+            bottom = max(bottom, centres[1, c])
+        boxes[g - first, 0] = left
+        boxes[g - first, 1] = top
+        boxes[g - first, 2] = right
+        boxes[g - first, 3] = bottom
+    return boxes
+
+
+@kernel
+def find_candidates(
+    gt_image: Ints,
+    gt_start: Ints,
+    gt_bounds: Floats,
+    char_start: Ints,
+    centres: Floats,
+    ever_ignored: Bools,
+    det_start: Ints,
+    bounds: Floats,
+    first: int,
+    last: int,
+    whole: bool,
+) -> tuple[Ints, Ints]:
+    """The words that each detection of images ``first`` to ``last`` may make a pair with.
+
+    A kernel of its own, so that it need not be compiled together with the counting, which takes longest.
+
+    Args:
+        gt_image: (n,) int64, the image of the ground truth for each image of detections.
+        gt_start, gt_bounds, char_start, centres, ever_ignored: of :class:`~cleval_tm.kernels.matching.Words`.
+        det_start, bounds: of :class:`~cleval_tm.kernels.matching.Detections`.
+        whole: find all that share area.
+
+    Returns:
+        (start, candidates): int64 where each detection's start, counted from the first one's, and where the last one's
+        end; int64 words, counted from their image's first, ascending for each detection.
+    """
+    first_det = det_start[first]
+    start = np.empty(det_start[last] - first_det + 1, np.int64)
+    candidates = np.empty(2 * len(start), np.int64)
+    size = 0
+    start[0] = 0
+    for image in range(first, last):
+        gt_first = gt_start[gt_image[image]]
+        gt_last = gt_start[gt_image[image] + 1]
+        boxes = reach_of_words(gt_bounds, char_start, centres, ever_ignored, gt_first, gt_last, whole)
+        tree, level_start, covers, indices, grid = build_tree(boxes)
+        nodes = np.empty(len(boxes) + 1, np.int64)
+        found = np.empty(len(boxes) + 1, np.int64)
+        for d in range(det_start[image], det_start[image + 1]):
+            asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
+            n = query_tree(tree, level_start, covers, indices, asked, nodes, found)
+            if size + n > len(candidates):
+                candidates = longer(candidates, size + n)
+            for f in range(n):
+                candidates[size + f] = found[f]
+            size += n
+            start[d - first_det + 1] = size
+    return start, candidates

@@ -71,54 +71,45 @@ def reading_order(matched: Ints, n_matched: int, rows: Ints, hits: Bytes, ordere
     """
     size = 0
     for k in range(rows[matched[0] + 1, HIT_START] - rows[matched[0], HIT_START] if n_matched > 1 else 0):
-        m = 0
-        while m < n_matched and size < n_matched - 1:
+        if size >= n_matched - 1:
+            break
+        for m in range(n_matched):
             p = matched[m]
             if p >= 0 and hits[rows[p, HIT_START] + k]:
                 ordered[size] = p
                 matched[m] = -1
                 size += 1
-                m = n_matched
-            m += 1
-    last = -1
-    for m in range(n_matched - 1, -1, -1):
-        last = matched[m] if matched[m] >= 0 else last
-    ordered[size] = last
-    return size + (last >= 0)
-
-
-@inner
-def common_ending(a: Letters, first: int, last: int, b: Letters, n_b: int, letters: Letters) -> int:
-    """Write the letters in which two texts end alike to ``letters``, last letter first; return how many.
-
-    One text is in rows ``first`` to ``last`` of ``a`` (int32), the other in the first ``n_b`` of ``b``.
-    """
-    size = 0
-    most = min(last - first, n_b)
-    while size < most and a[last - 1 - size] == b[n_b - 1 - size]:
-        letters[size] = a[last - 1 - size]
-        size += 1
+                break
+    for m in range(n_matched):
+        if matched[m] >= 0:
+            ordered[size] = matched[m]
+            return size + 1
     return size
 
 
 @inner
 def common_subsequence(
-    a: Letters, first: int, last: int, b: Letters, n_b: int, prefers_left: bool, letters: Letters, size: int
+    a: Letters, first: int, last: int, b: Letters, n_b: int, prefers_left: bool, letters: Letters
 ) -> int:
-    """Write a longest common subsequence of two texts, none empty, to ``letters``, last letter first.
+    """Write a longest common subsequence of two texts to ``letters``, last letter first.
+
+    One text is in rows ``first`` to ``last`` of ``a`` (int32), the other in the first ``n_b`` of ``b``.
 
     Among several, the one found by tracing the table of prefix lengths back from its end; off the diagonal it
-    goes up only if that is strictly longer, or left only if that is (``prefers_left``). Letters in which both end
-    are on the diagonal: :func:`common_ending` finds them sooner.
-
-    Args:
-        a, first, last, b, n_b: see :func:`common_ending`.
-        letters: filled from row ``size`` on.
+    goes up only if that is strictly longer, or left only if that is (``prefers_left``).
 
     Returns:
-        ``size`` and its length.
+        its length.
     """
+    size = 0
+    while last > first and n_b > 0 and a[last - 1] == b[n_b - 1]:
+        last -= 1
+        n_b -= 1
+        letters[size] = a[last]
+        size += 1
     n_a = last - first
+    if n_a == 0 or n_b == 0:
+        return size
     step = np.empty((n_a, n_b), np.uint8)
     lengths = np.zeros(n_b + 1, np.int64)
     for i in range(n_a):
@@ -299,14 +290,10 @@ def count_letters(
         if used_once:
             total += common_length(gt_letters, first, last, text, 0, size, row)
             continue
-        same = common_ending(gt_letters, first, last, text, size, found)
-        if last - same > first and size > same:
-            same = common_subsequence(
-                gt_letters, first, last - same, text, size - same, prefers_left, found, same
-            )
-        for at in range(same - 1, -1, -1):
+        size = common_subsequence(gt_letters, first, last, text, size, prefers_left, found)
+        for at in range(size - 1, -1, -1):
             take_letter(found[at], ordered, n_ordered, rows, det_first, letters, letter_start, taken)
-        total += same
+        total += size
     return total
 
 

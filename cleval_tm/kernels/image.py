@@ -101,7 +101,7 @@ def count_images(
         words: :class:`Words`.
         gt_image: (n,) int64, the image in ``words`` of each image in ``detections``.
         detections: :class:`Detections` of n images.
-        found_start, found: of these images, see :func:`~cleval_tm.kernels.matching.find_candidates`.
+        found_start, found: of these images, see :func:`~cleval_tm.kernels.candidates.find_candidates`.
         options: :class:`Options`.
         table: (last - first, V, 21) int64 zeros, filled; columns in the order of ``cleval_tm.counts.COUNTS``.
         story: ``NO_STORY``, or room for that of the one image: then all its pairs that share area are looked at.

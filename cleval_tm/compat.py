@@ -16,8 +16,9 @@ from torch import Tensor
 from cleval_tm import metric
 from cleval_tm.counts import COLUMN, COUNTS, IntTable, corpus_scores
 from cleval_tm.evaluation import ImageCounts, count_images
-from cleval_tm.images import IGNORED_TEXT, as_array
+from cleval_tm.images import IGNORED_TEXT
 from cleval_tm.rules import CLEvalRules
+from cleval_tm.tensors import as_array
 
 SCALE_BINS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.1, 0.5, 1.0)
 """Edges of the published scale bins."""

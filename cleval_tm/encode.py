@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cleval_tm.counts import scale_bins_of
-from cleval_tm.images import Columns, Image, ImageId, Ints
+from cleval_tm.images import Columns, ImageId, Ints
 from cleval_tm.kernels.characters import place_characters
 from cleval_tm.kernels.matching import Detections, Options, Words
 from cleval_tm.kernels.measure import shorter_sides
 from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import remainders_of_ignored
+from cleval_tm.tensors import Image
 from cleval_tm.text import Texts
 
 _NONE: Ints = np.empty((0, 0), np.int64)

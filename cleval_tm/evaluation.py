@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from cleval_tm.counts import COUNTS, IntTable, all_scores, image_scores, total_counts
 from cleval_tm.encode import EncodedDetections, GroundTruth, checked_scale_bins, encode, kernel_options
-from cleval_tm.images import Image, ImageId, Ints
+from cleval_tm.images import ImageId, Ints
 from cleval_tm.kernels.candidates import find_candidates
 from cleval_tm.kernels.image import NO_STORY, Story
 from cleval_tm.kernels.image import count_images as count_into
 from cleval_tm.kernels.matching import MERGE, ONE_TO_ONE, SPLIT, Options
 from cleval_tm.kernels.measure import IRREGULAR
 from cleval_tm.rules import CLEvalRules
+from cleval_tm.tensors import Image
 
 _CHUNK = 16
 _RELATIONS = ((ONE_TO_ONE, "one-to-one"), (SPLIT, "split"), (MERGE, "merge"))

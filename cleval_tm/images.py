@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,90 +13,18 @@ import numpy.typing as npt
 from cleval_tm.kernels.characters import POLYGON, QUAD, SNAPPED, TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import Shapes
+from cleval_tm.tensors import Image, as_array, on_host
 from cleval_tm.text import Texts, letters_of, transformed
 
-Image = Mapping[str, Any]
 ImageId = str | int | None
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 IGNORED_TEXT = "###"
-_ON_HOST = frozenset((np.ndarray, str, int, bool, float, type(None)))
 _LISTS = (list, tuple)
 _POLYGON_STYLE = {"v2023": POLYGON, "v2020": TRUNCATED, "upstage": SNAPPED}
 _BOX_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]
 _labels: dict[Any, int] = {}
-
-
-def on_host(images: Sequence[Image]) -> Sequence[Image]:
-    """The images with their tensors on the host: those of an accelerator travel in one copy, not one a box.
-
-    The first and the last image (a prediction and a target) tell where all of them are.
-    """
-    torch = sys.modules.get("torch")
-    kinds = {
-        type(value[0] if type(value) is list and value else value)
-        for image in (*images[:1], *images[-1:])
-        if isinstance(image, Mapping)
-        for value in image.values()
-    }
-    if torch is None or kinds <= _ON_HOST:
-        return images
-    # where the tensors are: image, key, and place in a list of tensors
-    places: list[tuple[int, str, int | None, Any]] = []
-    for i, image in enumerate(images):
-        for key, value in image.items() if isinstance(image, Mapping) else ():
-            places += [
-                (i, key, at, tensor)
-                for at, tensor in _tensors_of(value, torch)
-                if tensor.device.type != "cpu"
-            ]
-    if not places:
-        return images
-    tensors = [_plain_dtype(tensor.detach(), torch) for _, _, _, tensor in places]
-    parts = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
-    data = torch.cat(parts).cpu().numpy()
-    copied = [
-        {key: list(value) if isinstance(value, list | tuple) else value for key, value in image.items()}
-        if isinstance(image, Mapping)
-        else image
-        for image in images
-    ]
-    start = 0
-    for (i, key, at, _), tensor in zip(places, tensors, strict=True):
-        size = tensor.numel() * tensor.element_size()
-        dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
-        array = data[start : start + size].view(dtype).reshape(tuple(tensor.shape))
-        if at is None:
-            copied[i][key] = array
-        else:
-            copied[i][key][at] = array
-        start += size
-    return copied
-
-
-def _tensors_of(value: Any, torch: Any) -> Iterable[tuple[int | None, Any]]:
-    """The tensors in an image's value: itself, or those of a list, with their places."""
-    if isinstance(value, torch.Tensor):
-        return ((None, value),)
-    if isinstance(value, list | tuple) and value and isinstance(value[0], torch.Tensor):
-        return [(at, item) for at, item in enumerate(value) if isinstance(item, torch.Tensor)]
-    return ()
-
-
-def as_array(value: Any) -> npt.NDArray[Any]:
-    """An array of a tensor, an array or a nested list, on the host and without gradients."""
-    if isinstance(value, np.ndarray):
-        return value
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.Tensor):
-        return _plain_dtype(value.detach().cpu(), torch).numpy()  # type: ignore[no-any-return]
-    return np.asarray(value)
-
-
-def _plain_dtype(tensor: Any, torch: Any) -> Any:
-    """The tensor in a dtype that numpy knows: bfloat16 becomes float32, which holds its every value."""
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def starts_of(lengths: npt.NDArray[Any]) -> Ints:

@@ -108,7 +108,8 @@ class _Batch:
         if e2e:
             columns.must_have_texts()
         else:
-            self.texts[: columns.first_word] = [""] * columns.first_word
+            for i in range(columns.first_target):
+                self.texts[i] = [""] * len(self.texts[i])
         self.letters = columns.letters(self.texts)
         self.labels = columns.labels()
 
@@ -126,9 +127,10 @@ class _Batch:
         """Letters of texts of which some (n,) are runs of # of their shape's pseudo length instead."""
         rules = self.columns.rules
         lengths = self.shapes.pseudo_lengths(hashes, rules.aspect_by_height, rules.pseudo_length_cap)
-        texts = list(self.texts)
+        texts = [list(mine) for mine in self.texts]
         for at, length in zip(hashes.tolist(), lengths.tolist(), strict=True):
-            texts[at] = "#" * length
+            i, shape = self.columns.place_of(at)
+            texts[i][shape] = "#" * length
         return self.columns.letters(texts)
 
     def words(self, scale_bins: tuple[float, ...] | None) -> Words:

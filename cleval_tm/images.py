@@ -90,25 +90,32 @@ class Columns:
             ids.append(image_id)
         return ids
 
-    def texts(self) -> tuple[list[str], list[bool]]:
-        """Each shape's text, "" where its image brings none; and whether it does, for each image."""
-        texts: list[str] = []
+    def texts(self) -> tuple[list[list[str]], list[bool]]:
+        """Each image's texts, "" for each shape where it brings none; and whether it does."""
+        texts: list[list[str]] = []
         given = []
         for i, (image, size) in enumerate(zip(self.images, self.given_sizes, strict=True)):
             mine = image.get("texts")
             given.append(mine is not None)
             if mine is None:
                 mine = [""] * size
-            self._must_count(i, "texts", len(mine))
-            texts += mine
+            elif len(mine) != size:
+                self._must_count(i, "texts", len(mine))
+            texts.append(mine if type(mine) is list else list(mine))
         if self.kept is not None:
-            texts = [text for text, kept in zip(texts, self.kept.tolist(), strict=True) if kept]
+            texts = [
+                list(itertools.compress(mine, self.kept[self.given_start[i] : self.given_start[i + 1]]))
+                for i, mine in enumerate(texts)
+            ]
         return texts, given
 
-    def letters(self, texts: Sequence[str]) -> Texts:
+    def letters(self, texts: list[list[str]]) -> Texts:
         """The letters of the shapes' texts, see :func:`cleval_tm.text.letters_of`."""
+        rules = self.rules
         try:
-            return letters_of(transformed(texts, self.rules), self.rules)
+            if rules.normalization is not None or not rules.case_sensitive:
+                texts = [transformed(mine, rules) for mine in texts]
+            return letters_of(texts, self.image_start, rules)
         except (AttributeError, TypeError):
             self._refuse_non_texts(texts)
             raise
@@ -122,12 +129,12 @@ class Columns:
                     "pass e2e=False to score detection alone"
                 )
 
-    def ignored(self, texts: list[str], letters: Texts) -> npt.NDArray[np.bool_]:
+    def ignored(self, texts: list[list[str]], letters: Texts) -> npt.NDArray[np.bool_]:
         """(S,) which words do not count: those flagged, or, in images without flags, those whose text is ###."""
         if self.rules.normalization is None:
             ignored: npt.NDArray[np.bool_] = letters.is_hashes.copy()
         else:  # which may have made it ###
-            ignored = np.array([text == IGNORED_TEXT for text in texts], np.bool_)
+            ignored = np.array([text == IGNORED_TEXT for mine in texts for text in mine], np.bool_)
         ignored[: self.first_word] = False
         for i, image in enumerate(self.images[self.first_target :], self.first_target):
             flags = image.get("ignore")
@@ -319,24 +326,26 @@ class Columns:
         finite = np.isfinite(self.points)
         if not finite.all():
             point = int(np.argmin(finite.all(axis=1)))
-            i, shape = self._place_of(int(np.searchsorted(self.ring_start, point, "right")) - 1)
+            i, shape = self.place_of(int(np.searchsorted(self.ring_start, point, "right")) - 1)
             raise ValueError(
                 f"Expected the coordinates of {self.where(i)} to be finite but shape {shape} holds "
                 f"{self.points[point].tolist()}"
             )
         if self.rules.polygons != "upstage" and self.style.any() and not np.diff(self.ring_start).all():
-            i, shape = self._place_of(int(np.argmin(np.diff(self.ring_start))))
+            i, shape = self.place_of(int(np.argmin(np.diff(self.ring_start))))
             raise ValueError(
                 f"Expected shape {shape} of {self.where(i)} to have at least 1 point but it has none"
             )
 
-    def _refuse_non_texts(self, texts: Sequence[Any]) -> None:
-        for at, text in enumerate(texts):
-            if not isinstance(text, str):
-                i, shape = self._place_of(at)
-                raise TypeError(f"Expected {self.where(i)}['texts'][{shape}] to be a str but got {text!r}")
+    def _refuse_non_texts(self, texts: Sequence[Sequence[Any]]) -> None:
+        for i, mine in enumerate(texts):
+            for shape, text in enumerate(mine):
+                if not isinstance(text, str):
+                    raise TypeError(
+                        f"Expected {self.where(i)}['texts'][{shape}] to be a str but got {text!r}"
+                    )
 
-    def _place_of(self, at: int) -> tuple[int, int]:
+    def place_of(self, at: int) -> tuple[int, int]:
         """Image of the shape ``at``, and its number there."""
         i = int(np.searchsorted(self.image_start, at, "right")) - 1
         return i, at - int(self.image_start[i])
@@ -354,7 +363,7 @@ class Columns:
             of_preds = np.arange(len(short)) < first_word
             for name, mine in (("preds", short & of_preds), ("target", short & ~of_preds)):
                 if mine.any():
-                    i, shape = self._place_of(int(np.argmax(mine)))
+                    i, shape = self.place_of(int(np.argmax(mine)))
                     warnings.warn(
                         f"{int(mine.sum())} shapes of {name} with fewer than 4 points, or an odd number of "
                         f"coordinates, are left out, as rule set upstage does; "

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels.characters import part_texts
+from cleval_tm.kernels.letters import read_texts
 from cleval_tm.rules import CLEvalRules
 
 _FIRST_CLUSTER = 0x110000  # one past the last code point
@@ -19,7 +19,7 @@ _NO_LETTER = -1
 _clusters: dict[str, int] = {}
 
 
-def transformed(texts: Sequence[str], rules: CLEvalRules) -> Sequence[str]:
+def transformed(texts: list[str], rules: CLEvalRules) -> list[str]:
     """The texts as the rules compare them: normalised, then upper-cased where case does not count."""
     if rules.normalization == "width":
         table = _width_table()
@@ -42,43 +42,31 @@ class Texts(NamedTuple):
     some_hashes: bool
 
 
-def letters_of(texts: Sequence[str], rules: CLEvalRules) -> Texts:
+def letters_of(texts: Sequence[list[str]], list_start: npt.NDArray[np.int64], rules: CLEvalRules) -> Texts:
     """The letters of transformed texts.
 
     Args:
-        texts: n transformed texts.
+        texts: lists of n texts in all.
+        list_start: how many there are before each list, and in all.
         rules: tells whether a character is a code point or a grapheme cluster.
 
     Raises:
         TypeError: if a text is no str.
     """
-    if rules.text_unit == "grapheme":
-        return _parted(_clusters_of(texts), _NO_LETTER, len(texts))
-    found = _joined(texts, "\n")
-    if found.letter_start[-1] != len(found.letters):  # a text holds the separator
-        used = set("".join(texts))
-        found = _joined(
-            texts, next(letter for letter in map(chr, range(sys.maxunicode)) if letter not in used)
-        )
-    return found
-
-
-def _joined(texts: Sequence[str], separator: str) -> Texts:
-    joined = separator.join(texts) + separator if texts else ""
-    # A copy that can be written to: numba has another type for arrays that cannot.
-    letters = np.frombuffer(bytearray(joined.encode("utf-32-le", "surrogatepass")), np.int32)
-    return _parted(letters, ord(separator), len(texts))
-
-
-def _parted(letters: npt.NDArray[np.int32], separator: int, n: int) -> Texts:
+    n = int(list_start[-1])
     letter_start = np.empty(n + 1, np.int64)
     is_hashes = np.empty(n, np.bool_)
-    hashes = part_texts(letters, separator, ord("#"), letter_start, is_hashes)
+    lists = np.array([id(mine) for mine in texts], np.int64)
+    letters, read, hashes = read_texts(lists, list_start, letter_start, is_hashes)
+    if read < n:
+        raise TypeError(f"Expected texts to be str but number {read} is none")
+    if rules.text_unit == "grapheme":
+        letters, letter_start = _clusters_of(texts)
     return Texts(letters, letter_start, is_hashes, hashes > 0)
 
 
-def _clusters_of(texts: Sequence[str]) -> npt.NDArray[np.int32]:
-    """The clusters of each text, and no letter behind it."""
+def _clusters_of(texts: Sequence[list[str]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The clusters of each text, and no letter behind it; where each text's start, and the last one's end."""
     try:
         import regex
     except ImportError as error:
@@ -87,7 +75,8 @@ def _clusters_of(texts: Sequence[str]) -> npt.NDArray[np.int32]:
         ) from error
     split = regex.compile(r"\X").findall
     letters: list[int] = []
-    for text in texts:
+    starts = [0]
+    for text in chain.from_iterable(texts):
         letters += [
             ord(cluster)
             if len(cluster) == 1
@@ -95,7 +84,8 @@ def _clusters_of(texts: Sequence[str]) -> npt.NDArray[np.int32]:
             for cluster in split(text)
         ]
         letters.append(_NO_LETTER)
-    return np.array(letters, np.int32)
+        starts.append(len(letters))
+    return np.array(letters, np.int32), np.array(starts, np.int64)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from cleval_tm.kernels.candidates import TOP, UNSORTED, asked_for, build_tree, query_tree
+from cleval_tm.kernels.candidates import FANOUT, TOP, UNSORTED, asked_for, build_tree, query_tree
 from cleval_tm.kernels.characters import (
     POLYGON,
     QUAD,
@@ -22,7 +23,9 @@ from cleval_tm.kernels.characters import (
 )
 from cleval_tm.kernels.measure import BOX, CONVEX, CROSSING, IRREGULAR, SIMPLE, shorter_sides
 from cleval_tm.kernels.remainders import take_out_words
+from cleval_tm.rules import CLEvalRules
 from cleval_tm.shapes import Shapes
+from cleval_tm.text import letters_of
 
 SQUARE = [(0, 0), (10, 0), (10, 10), (0, 10)]
 BOW_TIE = [(0, 0), (10, 10), (10, 0), (0, 10)]
@@ -188,21 +191,51 @@ def test_what_no_convex_cut_can_take_out_is_named():
     assert hard.tolist() == [view, word, how_many, 1, 2]
 
 
+def letters_in(*lists):
+    return letters_of(lists, np.cumsum([0, *map(len, lists)]), CLEvalRules.v2023())
+
+
+def test_letters_are_code_points_whatever_the_text():
+    lists = (["ab", "###"], [], ["한글", "\n\0"], ["\ud800", "####", "", "🙂" * 100])
+    letters, letter_start, is_hashes, some_hashes = letters_in(*lists)
+    texts = [text for mine in lists for text in mine]
+    read = [letters[start : end - 1] for start, end in itertools.pairwise(letter_start.tolist())]
+    assert ["".join(map(chr, mine)) for mine in read] == texts
+    assert len(letters) == letter_start[-1]
+    assert letters.dtype == np.int32
+    assert is_hashes.tolist() == [text == "###" for text in texts]
+    assert some_hashes
+
+
+@pytest.mark.parametrize("other", [None, 7, b"ab", 0.5])
+def test_what_is_no_text_is_refused(other):
+    with pytest.raises(TypeError):
+        letters_in(["ab"], ["cd", other])
+    assert letters_in(["ab"]).letter_start.tolist() == [0, 3]
+
+
+def test_a_list_that_shrank_meanwhile_is_refused():
+    with pytest.raises((TypeError, IndexError)):
+        letters_of([["ab"]], np.array([0, 2]), CLEvalRules.v2023())
+
+
 @numba.njit
 def found_among(boxes, asked):
     """The boxes found for each row of those asked for, -1 behind each row's."""
-    tree, level_start, covers, indices, grid = build_tree(boxes)
+    tree, level_start, indices, grid = build_tree(boxes)
     nodes = np.empty(len(boxes) + 1, np.int64)
     found = np.empty(len(boxes) + 1, np.int64)
     rows = np.full((len(asked), len(boxes) + 1), -1)
     for i in range(len(asked)):
         box = asked_for(asked[i, 0], asked[i, 1], asked[i, 2], asked[i, 3], grid)
-        size = query_tree(tree, level_start, covers, indices, box, nodes, found)
+        size = query_tree(tree, level_start, indices, box, nodes, found)
         rows[i, :size] = found[:size]
     return rows
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, UNSORTED, UNSORTED + 1, TOP, TOP + 1, 3000])
+@pytest.mark.parametrize(
+    "n", [0, 1, 7, FANOUT, FANOUT + 1, UNSORTED, UNSORTED + 1, FANOUT * TOP * 10 // 9, 3000]
+)
 def test_the_tree_finds_every_box_that_meets_and_few_others(n):
     rng = np.random.default_rng(n)
     low = rng.uniform(-100, 1000, (n, 2))

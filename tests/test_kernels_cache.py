@@ -105,13 +105,14 @@ def test_each_kernel_has_one_signature():
     from cleval_tm import evaluate
     from cleval_tm.cli.compiling import compile_counting
     from cleval_tm.kernels.candidates import find_candidates
-    from cleval_tm.kernels.characters import part_texts, place_characters, pseudo_lengths, rectangle_aspects
+    from cleval_tm.kernels.characters import place_characters, pseudo_lengths, rectangle_aspects
     from cleval_tm.kernels.image import count_images
+    from cleval_tm.kernels.letters import read_texts
     from cleval_tm.kernels.measure import edges_of_rings, inspect_rings, measure_shapes, shorter_sides
     from cleval_tm.kernels.remainders import take_out_words
 
     kernels = [
-        part_texts,
+        read_texts,
         place_characters,
         pseudo_lengths,
         rectangle_aspects,

@@ -7,6 +7,7 @@ over all kernel files guards every cached kernel.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import sys
@@ -20,9 +21,11 @@ from typing import Any, TypeAlias, TypeVar
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import config, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.runtime import rtsys
+from numba.extending import intrinsic
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -45,12 +48,49 @@ def inner(function: _F) -> _F:
     return compiled  # type: ignore[no-any-return]
 
 
-def kernel(function: _F) -> _F:
+def kernel(function: _F, *, nogil: bool = True) -> _F:
     """Compile a function that Python calls, and keep its machine code on disk where that is possible."""
-    compiled = numba.njit(no_cfunc_wrapper=True, **_OPTIONS)(function)
+    compiled = numba.njit(no_cfunc_wrapper=True, **{**_OPTIONS, "nogil": nogil})(function)
     if not config.DISABLE_JIT and cache_folder() is not None:
         compiled._cache = _KernelCache(compiled.py_func)
     return compiled  # type: ignore[no-any-return]
+
+
+def kernel_on_objects(function: _F) -> _F:
+    """Compile, as :func:`kernel` does, a function that asks Python's C API: it keeps the interpreter lock."""
+    return kernel(function, nogil=False)
+
+
+def python_api(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of Python's stable ABI, for kernels; an address is an ``intp``.
+
+    Args:
+        name: of the function.
+        result, arguments: numba's types: ``intp``, ``intc``, ``void``.
+    """
+    if not config.DISABLE_JIT:
+        return types.ExternalFunction(name, result(*arguments))
+    of = {types.intp: ctypes.c_ssize_t, types.intc: ctypes.c_int, types.void: None}
+    prototype = ctypes.PYFUNCTYPE(of[result], *(of[argument] for argument in arguments))  # type: ignore[arg-type]
+    return prototype((name, ctypes.pythonapi))
+
+
+if config.DISABLE_JIT:
+
+    def lowest_bit(bits: int) -> int:
+        """The number of the lowest bit that is set in an integer other than 0."""
+        return (bits & -bits).bit_length() - 1
+
+else:
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def lowest_bit(typingctx: Any, bits: Any) -> Any:
+        """The number of the lowest bit that is set in an int64 other than 0."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+        return types.int64(types.int64), generate
 
 
 def is_missing(compiled: Any) -> bool:

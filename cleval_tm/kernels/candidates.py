@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel
+from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel, lowest_bit
 
-FANOUT = 8
+FANOUT = 64
+"""Boxes below one of the next level: a bit each of an integer. Levels but the top are filled up with boxes that meet
+nothing, so that all of them are compared at once, without a branch."""
+TOP = 16
+"""Most boxes of the top level, which are looked at one by one."""
 UNSORTED = 256
 """Up to so many boxes stay in the order in which they come: that of a page's words is mostly from line to line."""
-TOP = 1024
-"""Most boxes of the top level, which is looked through in blocks: a page of words needs no tree."""
-BLOCK = 16
-"""The top level is filled up to a multiple of it with boxes that meet nothing."""
 BITS = 14
 FIELD = BITS + 1
 LAST_CELL = (1 << BITS) - 1
@@ -131,16 +131,15 @@ def sort_by_place(packed: Ints, indices: Ints, n: int) -> tuple[Ints, Ints]:
 
 
 @inner
-def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, Ints, tuple[float, float, float, float]]:
-    """Packed boxes, the boxes around groups of 8 of them, around groups of those, and so on up to a few.
+def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, float, float]]:
+    """Packed boxes, the boxes around groups of 64 of them, around groups of those, and so on up to a few.
 
     Args:
         boxes: (n, 4) float64 left, top, right, bottom; those with right < left are empty and stay out.
 
     Returns:
-        (tree, level_start, covers, indices, grid): (m,) int64, the top level first, the boxes last; (levels + 1,)
-        int64; int64 boxes around blocks of the top level; (boxes,) int64, which box each of the last level is; see
-        :func:`grid_of`.
+        (tree, level_start, indices, grid): (m,) int64, the top level first, the boxes last; (levels + 1,) int64;
+        (boxes,) int64, which box each of the last level is; see :func:`grid_of`.
     """
     x0, y0, x_scale, y_scale = grid_of(boxes)
     packed = np.empty(len(boxes), np.int64)
@@ -160,75 +159,70 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, Ints, tuple[float, floa
         packed, indices = sort_by_place(packed, indices, n)
     levels = 1
     size = n
-    total = n
-    while size > TOP:
+    total = 0
+    while levels == 1 or size > TOP:
         size = (size + FANOUT - 1) // FANOUT
-        total += size
+        total += FANOUT * size
         levels += 1
-    total += -size % BLOCK
+    total += size
+    tree = np.empty(total, np.int64)
+    for at in range(total):
+        tree[at] = NOWHERE
     level_start = np.zeros(levels + 1, np.int64)
     level_start[levels] = total
     size = n
     for level in range(levels - 1, 0, -1):
-        level_start[level] = level_start[level + 1] - size
-        size = (size + FANOUT - 1) // FANOUT
-    tree = np.empty(total, np.int64)
-    for at in range(level_start[1]):
-        tree[at] = NOWHERE
-    leaves = level_start[levels - 1]
-    for at in range(n):
-        tree[leaves + at] = packed[at]
-    for level in range(levels - 2, -1, -1):
-        at = level_start[level]
-        end = level_start[level + 2]
-        for group in range(level_start[level + 1], end, FANOUT):
-            box = tree[group]
-            for child in range(group + 1, min(group + FANOUT, end)):
-                box = around(box, tree[child])
-            tree[at] = box
-            at += 1
-    covers = np.empty(level_start[1] // BLOCK, np.int64)
-    for block in range(len(covers)):
-        cover = tree[BLOCK * block]
-        for at in range(BLOCK * block + 1, min(BLOCK * (block + 1), size)):
-            cover = around(cover, tree[at])
-        covers[block] = cover
-    return tree, level_start, covers, indices, (x0, y0, x_scale, y_scale)
+        groups = (size + FANOUT - 1) // FANOUT
+        level_start[level] = level_start[level + 1] - FANOUT * groups
+        for at in range(size):
+            tree[level_start[level] + at] = packed[at]
+        for group in range(groups):
+            box = packed[FANOUT * group]
+            for at in range(FANOUT * group + 1, min(FANOUT * (group + 1), size)):
+                box = around(box, packed[at])
+            packed[group] = box
+        size = groups
+    for at in range(size):
+        tree[at] = packed[at]
+    return tree, level_start, indices, (x0, y0, x_scale, y_scale)
 
 
 @inner
-def query_tree(
-    tree: Ints, level_start: Ints, covers: Ints, indices: Ints, asked: int, nodes: Ints, found: Ints
-) -> int:
+def query_tree(tree: Ints, level_start: Ints, indices: Ints, asked: int, nodes: Ints, found: Ints) -> int:
     """Find the boxes that meet what is ``asked`` for (and perhaps some that do not), in ascending order.
 
     Args:
-        tree, level_start, covers, indices: see :func:`build_tree`.
+        tree, level_start, indices: see :func:`build_tree`.
         asked: see :func:`asked_for`.
         nodes, found: scratch (n + 1,) int64 for n boxes; ``found`` is filled with indices of boxes.
 
     Returns:
         how many were found.
     """
-    size = 0
-    for block in range(len(covers)):
-        if not_larger(covers[block], asked) == GUARDS:
-            for i in range(BLOCK * block, BLOCK * (block + 1)):
-                found[size] = i  # written in any case, kept if it meets: a branch here would cost more
-                size += not_larger(tree[i], asked) == GUARDS
+    parents = 0
+    for node in range(level_start[1]):
+        if not_larger(tree[node], asked) == GUARDS:
+            nodes[parents] = node
+            parents += 1
+    size = parents
     for level in range(1, len(level_start) - 1):
-        parents = size
-        for i in range(parents):
-            nodes[i] = found[i]
         size = 0
         for i in range(parents):
-            first = level_start[level] + (nodes[i] - level_start[level - 1]) * FANOUT
-            for child in range(first, min(first + FANOUT, level_start[level + 1])):
-                found[size] = child
-                size += not_larger(tree[child], asked) == GUARDS
-    leaves = level_start[len(level_start) - 2]
+            first = FANOUT * nodes[i]
+            start = np.uint64(level_start[level] + first)  # unsigned: an index that needs no look at its sign
+            meets = 0
+            for child in range(FANOUT):
+                meets |= int(not_larger(tree[start + np.uint64(child)], asked) == GUARDS) << child
+            while meets != 0:
+                found[size] = first + lowest_bit(meets)
+                size += 1
+                meets &= meets - 1
+        if level + 2 < len(level_start):
+            parents = size
+            for i in range(parents):
+                nodes[i] = found[i]
     for i in range(size):
-        found[i] = indices[found[i] - leaves]
+        found[i] = indices[found[i]]
     if len(indices) > UNSORTED:
         sort_indices(found, size)
     return size
@@ -327,12 +321,12 @@ def find_candidates(
         gt_first = gt_start[gt_image[image]]
         gt_last = gt_start[gt_image[image] + 1]
         boxes = reach_of_words(gt_bounds, char_start, centres, ever_ignored, gt_first, gt_last, whole)
-        tree, level_start, covers, indices, grid = build_tree(boxes)
+        tree, level_start, indices, grid = build_tree(boxes)
         nodes = np.empty(len(boxes) + 1, np.int64)
         found = np.empty(len(boxes) + 1, np.int64)
         for d in range(det_start[image], det_start[image + 1]):
             asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
-            n = query_tree(tree, level_start, covers, indices, asked, nodes, found)
+            n = query_tree(tree, level_start, indices, asked, nodes, found)
             if size + n > len(candidates):
                 candidates = longer(candidates, size + n)
             for f in range(n):

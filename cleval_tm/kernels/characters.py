@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, Letters, inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
 from cleval_tm.kernels.geometry import min_area_rectangle
 
 QUAD, POLYGON, TRUNCATED, TRUNCATED_POINTS, SNAPPED = range(5)
@@ -191,7 +191,7 @@ def place_characters(
         ring_start: (S + 1,) int64.
         style: (S,) uint8.
         rectangle_aspect: (S,) float64, looked at for the style SNAPPED alone.
-        letter_start: (S + 1,) int64, see :func:`part_texts`.
+        letter_start: (S + 1,) int64, see :func:`~cleval_tm.kernels.letters.read_texts`.
         is_pseudo: (S,) bool, which shapes have characters by their pseudo length instead.
         first_word: the first shape that is a word; those before it have no pseudo characters.
         by_height: whether vertical text is told by height / width.
@@ -246,35 +246,3 @@ def pseudo_lengths(
             points, ring_start[s], ring_start[s + 1], style[s], rectangle_aspect[s], by_height, cap
         )[0]
     return lengths
-
-
-@kernel
-def part_texts(letters: Letters, separator: int, hash_sign: int, letter_start: Ints, is_hashes: Bools) -> int:
-    """Find where each text starts in letters that are parted by a separator, one behind each text.
-
-    Args:
-        letters: int32.
-        separator, hash_sign: letters.
-        letter_start: (n + 1,) int64, filled.
-        is_hashes: (n,) bool, filled: whether the text is three hash signs, as that of an ignored word.
-
-    Returns:
-        how many are three hash signs.
-    """
-    letter_start[0] = 0
-    texts = 0
-    ignored = 0
-    for at in range(len(letters)):
-        if letters[at] == separator and texts < len(is_hashes):
-            start = letter_start[texts]
-            hashes = (
-                at - start == 3
-                and letters[start] == hash_sign
-                and letters[start + 1] == hash_sign
-                and letters[start + 2] == hash_sign
-            )
-            is_hashes[texts] = hashes
-            ignored += hashes
-            texts += 1
-            letter_start[texts] = at + 1
-    return ignored

@@ -15,7 +15,6 @@ from cleval_tm.kernels.matching import (
     Options,
     Pairs,
     Words,
-    group_pairs,
 )
 
 DIAGONAL, UP, LEFT = range(3)
@@ -109,6 +108,14 @@ def common_subsequence(
         size += 1
     n_a = last - first
     if n_a == 0 or n_b == 0:
+        return size
+    met = first
+    for j in range(n_b):
+        met += met < last and a[met] == b[j]
+    if met == last:  # all of one text is in the other: nothing is longer
+        for at in range(last - 1, first - 1, -1):
+            letters[size] = a[at]
+            size += 1
         return size
     step = np.empty((n_a, n_b), np.uint8)
     lengths = np.zeros(n_b + 1, np.int64)
@@ -245,8 +252,10 @@ def count_letters(
     row = np.empty(n_letters + 1, np.int64)
     total = 0
     some_shared = False
-    shares = np.zeros(len(gt_matches), np.uint8)  # words that share a detection, or have several
-    for p in range(len(relation)):
+    # Of words that share a detection, or have several: the first of their pairs, and behind each pair the next; or -1.
+    first_pair = np.full(len(gt_matches), -1)
+    next_pair = np.empty(len(relation), np.int64)
+    for p in range(len(relation) - 1, -1, -1):
         if relation[p] == 0:
             continue
         g = gt_first + rows[p, GT]
@@ -262,7 +271,8 @@ def count_letters(
                 row,
             )
         else:
-            shares[rows[p, GT]] = 1
+            next_pair[p] = first_pair[rows[p, GT]]
+            first_pair[rows[p, GT]] = p
             some_shared = True
     if not some_shared:
         return total
@@ -271,18 +281,18 @@ def count_letters(
     found = np.empty(n_letters, np.int32)
     matched = np.empty(n_det, np.int64)
     ordered = np.empty(n_det, np.int64)
-    gt_start, gt_pairs = group_pairs(rows, len(relation), len(gt_matches))
     for t in range(len(gt_matches)):
         g = order[view, gt_first + t] if len(order) else t
-        if not shares[g]:
+        p = first_pair[g]
+        if p < 0:
             continue
         n_matched = 0
         used_once = True  # by this word alone: then it does not matter which letters it takes
-        for at in range(gt_start[g], gt_start[g + 1]):
-            if relation[gt_pairs[at]] != 0:
-                matched[n_matched] = gt_pairs[at]
-                n_matched += 1
-                used_once &= det_matches[rows[gt_pairs[at], DET]] == 1
+        while p >= 0:
+            matched[n_matched] = p
+            n_matched += 1
+            used_once &= det_matches[rows[p, DET]] == 1
+            p = next_pair[p]
         n_ordered = reading_order(matched, n_matched, rows, hits, ordered)
         size = read_remaining(ordered, n_ordered, rows, det_first, letters, letter_start, taken, text)
         first = gt_letter_start[gt_first + g]

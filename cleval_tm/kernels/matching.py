@@ -28,7 +28,7 @@ class Words(NamedTuple):
     shapes: ShapeArrays
     char_start: Any  # (S + 1,) int64
     centres: Any  # (2, C) float64, x and y
-    letters: Any  # int32, see text.letters_of
+    letters: Any  # int32, see letters.read_texts
     letter_start: Any  # (S + 1,) int64
     label: Any  # (S,) int64 orientation, -1 without one; or none at all
     ignored: Any  # (V, S) bool

@@ -98,7 +98,7 @@ def take_out_words(
                 some_ignored |= ignored[view, g]
         if not some_ignored:
             continue
-        tree, level_start, covers, indices, grid = build_tree(bounds[first:last])
+        tree, level_start, indices, grid = build_tree(bounds[first:last])
         nodes = np.empty(last - first + 1, np.int64)
         found = np.empty(last - first + 1, np.int64)
         others = np.empty(last - first, np.int64)
@@ -115,7 +115,7 @@ def take_out_words(
             n = 0
             convex = kind[g] <= CONVEX
             g_edges, g_first, g_last = edges_of(shapes, g, room)
-            for f in range(query_tree(tree, level_start, covers, indices, asked, nodes, found)):
+            for f in range(query_tree(tree, level_start, indices, asked, nodes, found)):
                 h = first + found[f]
                 if h == g:
                     continue
@@ -148,7 +148,7 @@ def take_out_words(
                     box = asked_for(
                         part_bounds[i, 0], part_bounds[i, 1], part_bounds[i, 2], part_bounds[i, 3], grid
                     )
-                    for f in range(query_tree(tree, level_start, covers, indices, box, nodes, found)):
+                    for f in range(query_tree(tree, level_start, indices, box, nodes, found)):
                         j = place[found[f]]
                         if (
                             j > i

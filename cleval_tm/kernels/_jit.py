@@ -93,6 +93,11 @@ else:
         return types.int64(types.int64), generate
 
 
+nonneg = np.uint64
+"""Makes an index of an integer that is not negative: of others, numba looks at the sign each time, and LLVM then does
+not take several elements at once."""
+
+
 def is_missing(compiled: Any) -> bool:
     """Whether a kernel's machine code could be on the disk, from these sources, but is not."""
     file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel, lowest_bit
+from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel, lowest_bit, nonneg
 
 FANOUT = 64
 """Boxes below one of the next level: a bit each of an integer. Levels but the top are filled up with boxes that meet
@@ -273,10 +273,10 @@ def reach_of_words(
             right = bounds[g, 2]
             bottom = bounds[g, 3]
         for c in range(char_start[g], char_start[g + 1]):
-            left = min(left, centres[0, c])
-            top = min(top, centres[1, c])
-            right = max(right, centres[0, c])
-            bottom = max(bottom, centres[1, c])
+            left = min(left, centres[0, nonneg(c)])
+            top = min(top, centres[1, nonneg(c)])
+            right = max(right, centres[0, nonneg(c)])
+            bottom = max(bottom, centres[1, nonneg(c)])
         boxes[g - first, 0] = left
         boxes[g - first, 1] = top
         boxes[g - first, 2] = right

@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel, nonneg
 from cleval_tm.kernels.geometry import min_area_rectangle
 
 QUAD, POLYGON, TRUNCATED, TRUNCATED_POINTS, SNAPPED = range(5)
@@ -29,8 +29,8 @@ SNAPPED_ASPECT_CAP = 100.0
 
 @inner
 def distance(points: Floats, i: int, j: int) -> float:
-    dx = points[j, 0] - points[i, 0]
-    dy = points[j, 1] - points[i, 1]
+    dx = points[nonneg(j), 0] - points[nonneg(i), 0]
+    dy = points[nonneg(j), 1] - points[nonneg(i), 1]
     return math.sqrt(dx * dx + dy * dy)
 
 
@@ -107,9 +107,9 @@ def is_surely_wide(points: Floats, first: int, by_height: bool, threshold: float
     A side is no shorter than along x, and no longer than along x and y together.
     """
     a, b, c, d = first, first + 1, first + 2, first + 3
-    hor = abs(points[b, 0] - points[a, 0]) + abs(points[d, 0] - points[c, 0])
-    ver = abs(points[d, 0] - points[a, 0]) + abs(points[d, 1] - points[a, 1])
-    ver += abs(points[c, 0] - points[b, 0]) + abs(points[c, 1] - points[b, 1])
+    hor = abs(points[nonneg(b), 0] - points[nonneg(a), 0]) + abs(points[nonneg(d), 0] - points[nonneg(c), 0])
+    ver = abs(points[nonneg(d), 0] - points[nonneg(a), 0]) + abs(points[nonneg(d), 1] - points[nonneg(a), 1])
+    ver += abs(points[nonneg(c), 0] - points[nonneg(b), 0]) + abs(points[nonneg(c), 1] - points[nonneg(b), 1])
     least, most = (threshold * hor, ver) if by_height else (hor, threshold * ver)
     wide: bool = least > 1.001 * most + 1e-3 * (1.0 + threshold)
     return wide
@@ -121,11 +121,11 @@ def place_on_quad(points: Floats, first: int, start: int, end: int, vertical: bo
     # Vertical text: the corners are taken one step round.
     a, b, c, d = (3, 2, 0, 1) if vertical else (0, 3, 1, 2)
     for axis in range(2):
-        begin = (points[first + a, axis] + points[first + b, axis]) / 2.0
-        step = ((points[first + c, axis] + points[first + d, axis]) / 2.0 - begin) / (end - start)
+        begin = (points[nonneg(first + a), axis] + points[nonneg(first + b), axis]) / 2.0
+        step = ((points[nonneg(first + c), axis] + points[nonneg(first + d), axis]) / 2.0 - begin) / (end - start)
         origin = begin + step / 2.0
         for i in range(end - start):
-            centres[axis, start + i] = origin + step * i
+            centres[axis, nonneg(start + i)] = origin + step * i
 
 
 @inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bytes, Ints, Letters, inner
+from cleval_tm.kernels._jit import Bytes, Ints, Letters, inner, nonneg
 from cleval_tm.kernels.characters import lengths_of
 from cleval_tm.kernels.matching import (
     DET,
@@ -43,8 +43,8 @@ def count_claims(
         total += rows[p, HIT_COUNT]
         at = char_start[gt_first + rows[p, GT]] - char_start[gt_first] - rows[p, HIT_START]
         for hit in range(rows[p, HIT_START], rows[p + 1, HIT_START]):
-            first_claims += hits[hit] > claims[at + hit]
-            claims[at + hit] += hits[hit]
+            first_claims += hits[nonneg(hit)] > claims[nonneg(at + hit)]
+            claims[nonneg(at + hit)] += hits[nonneg(hit)]
     return total, first_claims
 
 
@@ -111,7 +111,7 @@ def common_subsequence(
         return size
     met = first
     for j in range(n_b):
-        met += met < last and a[met] == b[j]
+        met += met < last and a[nonneg(met)] == b[j]
     if met == last:  # all of one text is in the other: nothing is longer
         for at in range(last - 1, first - 1, -1):
             letters[size] = a[at]
@@ -157,11 +157,11 @@ def common_length(
         row: scratch with more room than the second text has letters.
     """
     size: int = 0
-    while a_first < a_last and b_first < b_last and a[a_first] == b[b_first]:
+    while a_first < a_last and b_first < b_last and a[nonneg(a_first)] == b[nonneg(b_first)]:
         a_first += 1
         b_first += 1
         size += 1
-    while a_first < a_last and b_first < b_last and a[a_last - 1] == b[b_last - 1]:
+    while a_first < a_last and b_first < b_last and a[nonneg(a_last - 1)] == b[nonneg(b_last - 1)]:
         a_last -= 1
         b_last -= 1
         size += 1
@@ -190,13 +190,13 @@ def read_remaining(
     text: Letters,
 ) -> int:
     """Write what is left of the texts of the ordered pairs' detections to ``text``; return how many letters."""
+    first = letter_start[det_first]
     size = 0
     for m in range(n_ordered):
         d = det_first + rows[ordered[m], DET]
         for at in range(letter_start[d], letter_start[d + 1] - 1):
-            if not taken[at - letter_start[det_first]]:
-                text[size] = letters[at]
-                size += 1
+            text[nonneg(size)] = letters[nonneg(at)]
+            size += not taken[nonneg(at - first)]
     return size
 
 
@@ -212,11 +212,12 @@ def take_letter(
     taken: Bytes,
 ) -> None:
     """Remove a letter from the first of the ordered detections that still has it."""
+    first = letter_start[det_first]
     for m in range(n_ordered):
         d = det_first + rows[ordered[m], DET]
         for at in range(letter_start[d], letter_start[d + 1] - 1):
-            if letters[at] == letter and not taken[at - letter_start[det_first]]:
-                taken[at - letter_start[det_first]] = 1
+            if letters[nonneg(at)] == letter and not taken[nonneg(at - first)]:
+                taken[nonneg(at - first)] = 1
                 return
 
 
@@ -277,7 +278,7 @@ def count_letters(
     if not some_shared:
         return total
     taken = np.zeros(n_letters, np.uint8)
-    text = np.empty(n_letters, np.int32)
+    text = np.empty(n_letters + 1, np.int32)
     found = np.empty(n_letters, np.int32)
     matched = np.empty(n_det, np.int64)
     ordered = np.empty(n_det, np.int64)

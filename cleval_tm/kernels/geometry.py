@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner
+from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner, nonneg
 
 SIGN = 5
 EDGE_COLUMNS = 6
@@ -26,13 +26,13 @@ EDGE_COLUMNS = 6
 def signed_area(points: Floats, first: int, last: int) -> float:
     """Shoelace sum of the ring in rows ``first`` to ``last``; positive where it turns from x to y."""
     total = 0.0
-    x0 = points[first, 0]
-    y0 = points[first, 1]
+    x0 = points[nonneg(first), 0]
+    y0 = points[nonneg(first), 1]
     for i in range(first + 1, last - 1):
-        ax = points[i, 0] - x0
-        ay = points[i, 1] - y0
-        bx = points[i + 1, 0] - x0
-        by = points[i + 1, 1] - y0
+        ax = points[nonneg(i), 0] - x0
+        ay = points[nonneg(i), 1] - y0
+        bx = points[nonneg(i + 1), 0] - x0
+        by = points[nonneg(i + 1), 1] - y0
         total += ax * by - bx * ay
     return total / 2.0
 
@@ -47,21 +47,21 @@ def write_edges(points: Floats, first: int, last: int, orientation: float, edges
     xj = points[last - 1, 0]
     yj = points[last - 1, 1]
     for i in range(first, last):
-        xi = points[i, 0]
-        yi = points[i, 1]
+        xi = points[nonneg(i), 0]
+        yi = points[nonneg(i), 1]
         forward = xj <= xi
         x = xj if forward else xi
         y = yj if forward else yi
         x_end = xi if forward else xj
         y_end = yi if forward else yj
         slope = (y_end - y) / (x_end - x)
-        edges[at, 0] = x
-        edges[at, 1] = y
-        edges[at, 2] = x_end
-        edges[at, 3] = y_end
-        edges[at, 4] = slope if x < x_end else 0.0
+        edges[nonneg(at), 0] = x
+        edges[nonneg(at), 1] = y
+        edges[nonneg(at), 2] = x_end
+        edges[nonneg(at), 3] = y_end
+        edges[nonneg(at), 4] = slope if x < x_end else 0.0
         # Walking with the interior to the left, edges towards -x lie above the interior.
-        edges[at, 5] = (-sign if forward else sign) if x < x_end else 0.0
+        edges[nonneg(at), 5] = (-sign if forward else sign) if x < x_end else 0.0
         at += 1
         xj = xi
         yj = yi
@@ -77,22 +77,22 @@ def overlap_area(edges_a: Floats, a0: int, a1: int, edges_b: Floats, b0: int, b1
     """
     total = 0.0
     for i in range(a0, a1):
-        sign_a = edges_a[i, 5]
+        sign_a = edges_a[nonneg(i), 5]
         if sign_a == 0.0:
             continue
-        left_a = edges_a[i, 0]
-        right_a = edges_a[i, 2]
-        start_a = edges_a[i, 1] - base
-        slope_a = edges_a[i, 4]
+        left_a = edges_a[nonneg(i), 0]
+        right_a = edges_a[nonneg(i), 2]
+        start_a = edges_a[nonneg(i), 1] - base
+        slope_a = edges_a[nonneg(i), 4]
         for j in range(b0, b1):
-            sign_b = edges_b[j, 5]
-            left_b = edges_b[j, 0]
+            sign_b = edges_b[nonneg(j), 5]
+            left_b = edges_b[nonneg(j), 0]
             left = max(left_a, left_b)
-            right = min(right_a, edges_b[j, 2])
+            right = min(right_a, edges_b[nonneg(j), 2])
             if right <= left or sign_b == 0.0:
                 continue
-            slope_b = edges_b[j, 4]
-            start_b = edges_b[j, 1] - base
+            slope_b = edges_b[nonneg(j), 4]
+            start_b = edges_b[nonneg(j), 1] - base
             y_a0 = start_a + slope_a * (left - left_a)
             y_a1 = start_a + slope_a * (right - left_a)
             y_b0 = start_b + slope_b * (left - left_b)
@@ -127,23 +127,23 @@ def mark_contained(
     """
     shift = start - first_point
     for p in range(first_point, last_point):
-        inside[shift + p] = 0
+        inside[nonneg(shift + p)] = 0
     xj = rings[last - 1, 0]
     yj = rings[last - 1, 1]
     for i in range(first, last):
-        xi = rings[i, 0]
-        yi = rings[i, 1]
+        xi = rings[nonneg(i), 0]
+        yi = rings[nonneg(i), 1]
         if yi != yj:
             for p in range(first_point, last_point):
-                y = points[1, p]
+                y = points[1, nonneg(p)]
                 # This order of operations decides for points on an edge.
-                crosses = ((yi <= y) != (yj <= y)) & (points[0, p] < (xj - xi) * (y - yi) / (yj - yi) + xi)
-                inside[shift + p] ^= crosses
+                crosses = ((yi <= y) != (yj <= y)) & (points[0, nonneg(p)] < (xj - xi) * (y - yi) / (yj - yi) + xi)
+                inside[nonneg(shift + p)] ^= crosses
         xj = xi
         yj = yi
     count = 0
     for p in range(first_point, last_point):
-        count += inside[shift + p]
+        count += inside[nonneg(shift + p)]
     return count
 
 

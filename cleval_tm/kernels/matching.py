@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, nonneg
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains_strictly, mark_contained, overlap_area, write_edges
 from cleval_tm.kernels.measure import BOX, IRREGULAR, ShapeArrays, edges_of, room_for_edges
@@ -159,11 +159,11 @@ def find_pairs(
             start = rows[size, HIT_START]
             first_char = char_start[g]
             count = 0
-            for c in range(first_char, char_start[g + 1]):
-                x = centres[0, c]
-                y = centres[1, c]
+            for k in range(char_start[g + 1] - first_char):
+                x = centres[0, nonneg(first_char + k)]
+                y = centres[1, nonneg(first_char + k)]
                 inside = (x >= left) & (y >= top) & (x < x_end) & (y < y_end)
-                hits[start + c - first_char] = inside
+                hits[nonneg(start + k)] = inside
                 count += inside
             if count > 0 and not is_box:
                 if is_open:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel, nonneg
 from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import (
     EDGE_COLUMNS,
@@ -48,9 +48,9 @@ def turns_one_way(points: Floats, first: int) -> bool:
     for i in range(4):
         j = first + ((i + 1) & 3)
         k = first + ((i + 2) & 3)
-        dx = points[j, 0] - points[first + i, 0]
-        dy = points[j, 1] - points[first + i, 1]
-        cross = dx * (points[k, 1] - points[j, 1]) - dy * (points[k, 0] - points[j, 0])
+        dx = points[nonneg(j), 0] - points[nonneg(first + i), 0]
+        dy = points[nonneg(j), 1] - points[nonneg(first + i), 1]
+        cross = dx * (points[nonneg(k), 1] - points[nonneg(j), 1]) - dy * (points[nonneg(k), 0] - points[nonneg(j), 0])
         turns += int(cross > 0.0) - int(cross < 0.0)
     return turns == 4 or turns == -4
 
@@ -61,10 +61,10 @@ def is_upright(points: Floats, first: int) -> bool:
     for axis in range(2):  # of the first side, then of the others
         other = 1 - axis
         if (
-            points[first, axis] == points[first + 1, axis]
-            and points[first + 2, axis] == points[first + 3, axis]
-            and points[first, other] == points[first + 3, other]
-            and points[first + 1, other] == points[first + 2, other]
+            points[nonneg(first), axis] == points[nonneg(first + 1), axis]
+            and points[nonneg(first + 2), axis] == points[nonneg(first + 3), axis]
+            and points[nonneg(first), other] == points[nonneg(first + 3), other]
+            and points[nonneg(first + 1), other] == points[nonneg(first + 2), other]
         ):
             return True
     return False
@@ -101,11 +101,11 @@ def measure_shapes(
         right = bottom = -np.inf
         nothing = 0.0
         for i in range(first, last):
-            nothing += (points[i, 0] - points[i, 0]) + (points[i, 1] - points[i, 1])
-            x = np.trunc(points[i, 0]) if snaps else points[i, 0]
-            y = np.trunc(points[i, 1]) if snaps else points[i, 1]
-            rings[i, 0] = x
-            rings[i, 1] = y
+            nothing += (points[nonneg(i), 0] - points[nonneg(i), 0]) + (points[nonneg(i), 1] - points[nonneg(i), 1])
+            x = np.trunc(points[nonneg(i), 0]) if snaps else points[nonneg(i), 0]
+            y = np.trunc(points[nonneg(i), 1]) if snaps else points[nonneg(i), 1]
+            rings[nonneg(i), 0] = x
+            rings[nonneg(i), 1] = y
             left = min(left, x)
             right = max(right, x)
             top = min(top, y)

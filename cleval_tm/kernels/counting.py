@@ -53,7 +53,7 @@ def count_matches(relation: Bytes, rows: Ints, side: int, n: int) -> Ints:
     """How many matched pairs (n,) int64 each word, or each detection, is in; ``side`` is the column GT or DET."""
     matches = np.zeros(n, np.int64)
     for p in range(len(relation)):
-        matches[rows[p, side]] += relation[p] != 0
+        matches[nonneg(rows[p, side])] += relation[p] != 0
     return matches
 
 

@@ -134,30 +134,33 @@ def find_pairs(
     rows[0, HIT_START] = 0
     size = 0
     for d in range(det_first, det_last):
-        left = bounds[d, 0]
-        top = bounds[d, 1]
-        right = bounds[d, 2]
-        bottom = bounds[d, 3]
-        is_open = style[d] == TRUNCATED or style[d] == TRUNCATED_POINTS
-        is_box = kind[d] == BOX and not is_open
+        det = nonneg(d)
+        left = bounds[det, 0]
+        top = bounds[det, 1]
+        right = bounds[det, 2]
+        bottom = bounds[det, 3]
+        is_open = style[det] == TRUNCATED or style[det] == TRUNCATED_POINTS
+        is_box = kind[det] == BOX and not is_open
         # Of a box, left and top belong to it, right and bottom do not. Others are looked at more closely below.
         x_end = right if is_box else right + 1.0
         y_end = bottom if is_box else bottom + 1.0
         edges = own_edges
         first_edge = 0
         last_edge = ring_start[d + 1] - ring_start[d]
-        if region[d] >= 0:
+        if region[det] >= 0:
             edges = det_edges
             first_edge = region_start[region[d]]
             last_edge = region_start[region[d] + 1]
-        edges_known = region[d] >= 0
+        edges_known = region[det] >= 0
         if is_open and not edges_known:
-            write_edges(rings, ring_start[d], ring_start[d + 1], det_area[d], own_edges, 0)
+            write_edges(rings, ring_start[d], ring_start[d + 1], det_area[det], own_edges, 0)
             edges_known = True
         for f in range(found_start[d - found_first], found_start[d - found_first + 1]):
             g = gt_first + found[f]
-            start = rows[size, HIT_START]
-            first_char = char_start[g]
+            word = nonneg(g)
+            at = nonneg(size)
+            start = rows[at, HIT_START]
+            first_char = char_start[word]
             count = 0
             for k in range(char_start[g + 1] - first_char):
                 x = centres[0, nonneg(first_char + k)]
@@ -186,37 +189,37 @@ def find_pairs(
                         hits,
                         start,
                     )
-            if count == 0 and not (whole or ever_ignored[g]):
+            if count == 0 and not (whole or ever_ignored[word]):
                 continue
             least = 0.0
-            if not (whole or ever_ignored[g]) and gt_kind[g] < IRREGULAR and kind[d] < IRREGULAR:
+            if not (whole or ever_ignored[word]) and gt_kind[word] < IRREGULAR and kind[det] < IRREGULAR:
                 # both areas less than that of a box around both; a little less, so that rounding cannot make it more
-                width = max(right, gt_bounds[g, 2]) - min(left, gt_bounds[g, 0])
-                height = max(bottom, gt_bounds[g, 3]) - min(top, gt_bounds[g, 1])
-                least = abs(gt_area[g]) + abs(det_area[d]) - (1.0 + 1e-9) * width * height
-            if least > 0.0 and least >= enough * abs(det_area[d]):
+                width = max(right, gt_bounds[word, 2]) - min(left, gt_bounds[word, 0])
+                height = max(bottom, gt_bounds[word, 3]) - min(top, gt_bounds[word, 1])
+                least = abs(gt_area[word]) + abs(det_area[det]) - (1.0 + 1e-9) * width * height
+            if least > 0.0 and least >= enough * abs(det_area[det]):
                 area = least
-            elif gt_kind[g] == BOX and kind[d] == BOX:
-                width = min(right, gt_bounds[g, 2]) - max(left, gt_bounds[g, 0])
-                height = min(bottom, gt_bounds[g, 3]) - max(top, gt_bounds[g, 1])
+            elif gt_kind[word] == BOX and kind[det] == BOX:
+                width = min(right, gt_bounds[word, 2]) - max(left, gt_bounds[word, 0])
+                height = min(bottom, gt_bounds[word, 3]) - max(top, gt_bounds[word, 1])
                 area = width * height if width > 0.0 and height > 0.0 else 0.0
             else:
                 if not edges_known:
-                    write_edges(rings, ring_start[d], ring_start[d + 1], det_area[d], own_edges, 0)
+                    write_edges(rings, ring_start[d], ring_start[d + 1], det_area[det], own_edges, 0)
                     edges_known = True
-                if gt_region[g] >= 0:
-                    first_row = gt_region_start[gt_region[g]]
-                    last_row = gt_region_start[gt_region[g] + 1]
+                if gt_region[word] >= 0:
+                    first_row = gt_region_start[gt_region[word]]
+                    last_row = gt_region_start[gt_region[word] + 1]
                     area = overlap_area(gt_edges, first_row, last_row, edges, first_edge, last_edge, top)
                 else:
                     last_row = gt_ring_start[g + 1] - gt_ring_start[g]
-                    write_edges(gt_rings, gt_ring_start[g], gt_ring_start[g + 1], gt_area[g], own_gt_edges, 0)
+                    write_edges(gt_rings, gt_ring_start[g], gt_ring_start[g + 1], gt_area[word], own_gt_edges, 0)
                     area = overlap_area(own_gt_edges, 0, last_row, edges, first_edge, last_edge, top)
             if area > 0.0 or count > 0:
-                rows[size, GT] = found[f]
-                rows[size, DET] = d - det_first
-                rows[size, HIT_COUNT] = count
-                shared_area[size] = area
+                rows[at, GT] = found[f]
+                rows[at, DET] = d - det_first
+                rows[at, HIT_COUNT] = count
+                shared_area[at] = area
                 size += 1
                 rows[size, HIT_START] = start + char_start[g + 1] - first_char
     return size, Pairs(rows, shared_area, hits)
@@ -272,7 +275,7 @@ def area_precisions(
                 last,
                 shapes.bounds[d, 1],
             )
-        ratio = shared / abs(area[d]) if area[d] != 0.0 else 0.0
+        ratio = shared / abs(area[nonneg(d)]) if area[nonneg(d)] != 0.0 else 0.0
         ap[p] = np.float32(ratio) if in_float32 else ratio
     return ap
 
@@ -347,8 +350,8 @@ def relate(
     for p in range(size):
         if rows[p, HIT_COUNT] == 0:
             continue
-        g = rows[p, GT]
-        d = rows[p, DET]
+        g = nonneg(rows[p, GT])
+        d = nonneg(rows[p, DET])
         if not ignored[g]:
             column_words[d] += 1
             column_ap[d] += ap[p]
@@ -359,8 +362,8 @@ def relate(
                 row_valid_touches[g] += 1
     relation = np.zeros(size, np.uint8)
     for p in range(size):
-        g = rows[p, GT]
-        d = rows[p, DET]
+        g = nonneg(rows[p, GT])
+        d = nonneg(rows[p, DET])
         if rows[p, HIT_COUNT] > 0 and not ignored[g] and not det_ignored[d]:
             found = 0
             if ap[p] >= threshold:

@@ -148,6 +148,22 @@ def mark_contained(
 
 
 @inner
+def core_of(rings: Floats, first: int, last: int) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom between which all points are in a ring; of a quad in reading order, else nothing.
+
+    One corner lies each way of such a point, so the ring goes round it. :func:`mark_contained` says the same: the point
+    is further from the sides than rounding.
+    """
+    if last - first != 4:
+        return np.inf, np.inf, -np.inf, -np.inf
+    a, b, c, d = nonneg(first), nonneg(first + 1), nonneg(first + 2), nonneg(first + 3)
+    rounding = 1e-12 * (abs(rings[a, 0]) + abs(rings[b, 0]) + abs(rings[c, 0]) + abs(rings[d, 0]))
+    left = max(rings[a, 0], rings[d, 0]) + rounding
+    right = min(rings[b, 0], rings[c, 0]) - rounding
+    return left, max(rings[a, 1], rings[b, 1]), right, min(rings[c, 1], rings[d, 1])
+
+
+@inner
 def contains_strictly(edges: Floats, first: int, last: int, x: float, y: float) -> bool:
     """Whether the region in rows ``first`` to ``last`` holds the point and its border does not."""
     inside = False

@@ -12,7 +12,7 @@ import numpy as np
 
 from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, nonneg
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
-from cleval_tm.kernels.geometry import contains_strictly, mark_contained, overlap_area, write_edges
+from cleval_tm.kernels.geometry import contains_strictly, core_of, mark_contained, overlap_area, write_edges
 from cleval_tm.kernels.measure import BOX, IRREGULAR, ShapeArrays, edges_of, room_for_edges
 
 ONE_TO_ONE, SPLIT, MERGE = 1, 2, 4
@@ -144,6 +144,11 @@ def find_pairs(
         # Of a box, left and top belong to it, right and bottom do not. Others are looked at more closely below.
         x_end = right if is_box else right + 1.0
         y_end = bottom if is_box else bottom + 1.0
+        core_left, core_top, core_right, core_bottom = -np.inf, -np.inf, np.inf, np.inf
+        if not is_box:
+            core_left, core_top, core_right, core_bottom = core_of(
+                rings, ring_start[d], ring_start[d] if is_open else ring_start[d + 1]
+            )
         edges = own_edges
         first_edge = 0
         last_edge = ring_start[d + 1] - ring_start[d]
@@ -162,13 +167,15 @@ def find_pairs(
             start = rows[at, HIT_START]
             first_char = char_start[word]
             count = 0
+            sure = 0
             for k in range(char_start[g + 1] - first_char):
                 x = centres[0, nonneg(first_char + k)]
                 y = centres[1, nonneg(first_char + k)]
                 inside = (x >= left) & (y >= top) & (x < x_end) & (y < y_end)
                 hits[nonneg(start + k)] = inside
                 count += inside
-            if count > 0 and not is_box:
+                sure += (x > core_left) & (y > core_top) & (x < core_right) & (y < core_bottom)
+            if count > sure:
                 if is_open:
                     count = 0
                     for c in range(first_char, char_start[g + 1]):

@@ -28,7 +28,7 @@ def test_korean_documents_in_batches(benchmark, note, korean_documents):
             metric.update(preds[batch], targets[batch])
 
     run()
-    benchmark.pedantic(run, rounds=30, warmup_rounds=2)
+    benchmark.pedantic(run, rounds=200, warmup_rounds=2)  # the median of some seconds, as the peer's is
     assert metric.compute_counts()["det_tp"] == 46218
     note("CLEvalMetric.update, batches of 16", "Korean documents, batches of 16")
 
@@ -43,7 +43,7 @@ def test_korean_documents_one_by_one(benchmark, note, korean_documents):
             metric.update(pred["polygons"], target["polygons"], pred["texts"], target["texts"])
 
     run()
-    benchmark.pedantic(run, rounds=20, warmup_rounds=2)
+    benchmark.pedantic(run, rounds=100, warmup_rounds=2)
     note("compat.CLEvalMetric.update, one image a call", "Korean documents, one image a call")
 
 

@@ -21,6 +21,7 @@ from cleval_tm.kernels.characters import (
     pseudo_lengths,
     rectangle_aspects,
 )
+from cleval_tm.kernels.geometry import core_of, mark_contained
 from cleval_tm.kernels.measure import BOX, CONVEX, CROSSING, IRREGULAR, SIMPLE, shorter_sides
 from cleval_tm.kernels.remainders import take_out_words
 from cleval_tm.rules import CLEvalRules
@@ -217,6 +218,41 @@ def test_what_is_no_text_is_refused(other):
 def test_a_list_that_shrank_meanwhile_is_refused():
     with pytest.raises((TypeError, IndexError)):
         letters_of([["ab"]], np.array([0, 2]), CLEvalRules.v2023())
+
+
+@numba.njit
+def core_and_held(ring, points):
+    """The core of a ring, and which points (2, P) the ring holds."""
+    held = np.empty(points.shape[1], np.uint8)
+    mark_contained(ring, 0, len(ring), points, 0, points.shape[1], held, 0)
+    return core_of(ring, 0, len(ring)), held
+
+
+def test_the_core_of_a_quad_holds_no_point_that_the_quad_does_not():
+    rng = np.random.default_rng(5)
+    in_cores = 0
+    for magnitude in (1.0, 20.0, 1e6):
+        for _ in range(300):
+            corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * rng.uniform(0.2, 2, 2)
+            quad = ((corners + rng.normal(0, 0.4, (4, 2)) + 5) * magnitude).round(rng.integers(0, 3))
+            quad = np.roll(quad, rng.integers(0, 4) if rng.random() < 0.2 else 0, axis=0)[
+                :: rng.choice((1, 1, -1))
+            ]
+            grid = [
+                np.unique((quad[:, axis, None] + magnitude * np.array([-1e-13, 0, 1e-13, 0.1])).ravel())
+                for axis in (0, 1)
+            ]
+            points = np.stack(np.meshgrid(*grid)).reshape(2, -1)
+            (left, top, right, bottom), held = core_and_held(np.ascontiguousarray(quad), points)
+            x, y = points
+            in_core = (x > left) & (y > top) & (x < right) & (y < bottom)
+            assert held[in_core].all()
+            in_cores += in_core.sum()
+    assert in_cores > 1000
+    upright = np.array([(0.0, 0.0), (40.0, 0.0), (40.0, 10.0), (0.0, 10.0)])
+    assert core_and_held(upright, np.zeros((2, 0)))[0] == pytest.approx((0, 0, 40, 10), abs=1e-9)
+    (left, _, right, _), _ = core_and_held(upright[:3], np.zeros((2, 0)))
+    assert left > right  # only of quads
 
 
 @numba.njit

@@ -122,7 +122,9 @@ def place_on_quad(points: Floats, first: int, start: int, end: int, vertical: bo
     a, b, c, d = (3, 2, 0, 1) if vertical else (0, 3, 1, 2)
     for axis in range(2):
         begin = (points[nonneg(first + a), axis] + points[nonneg(first + b), axis]) / 2.0
-        step = ((points[nonneg(first + c), axis] + points[nonneg(first + d), axis]) / 2.0 - begin) / (end - start)
+        step = ((points[nonneg(first + c), axis] + points[nonneg(first + d), axis]) / 2.0 - begin) / (
+            end - start
+        )
         origin = begin + step / 2.0
         for i in range(end - start):
             centres[axis, nonneg(start + i)] = origin + step * i

@@ -137,7 +137,9 @@ def mark_contained(
             for p in range(first_point, last_point):
                 y = points[1, nonneg(p)]
                 # This order of operations decides for points on an edge.
-                crosses = ((yi <= y) != (yj <= y)) & (points[0, nonneg(p)] < (xj - xi) * (y - yi) / (yj - yi) + xi)
+                crosses = ((yi <= y) != (yj <= y)) & (
+                    points[0, nonneg(p)] < (xj - xi) * (y - yi) / (yj - yi) + xi
+                )
                 inside[nonneg(shift + p)] ^= crosses
         xj = xi
         yj = yi

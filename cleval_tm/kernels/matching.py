@@ -220,7 +220,9 @@ def find_pairs(
                     area = overlap_area(gt_edges, first_row, last_row, edges, first_edge, last_edge, top)
                 else:
                     last_row = gt_ring_start[g + 1] - gt_ring_start[g]
-                    write_edges(gt_rings, gt_ring_start[g], gt_ring_start[g + 1], gt_area[word], own_gt_edges, 0)
+                    write_edges(
+                        gt_rings, gt_ring_start[g], gt_ring_start[g + 1], gt_area[word], own_gt_edges, 0
+                    )
                     area = overlap_area(own_gt_edges, 0, last_row, edges, first_edge, last_edge, top)
             if area > 0.0 or count > 0:
                 rows[at, GT] = found[f]

@@ -50,7 +50,9 @@ def turns_one_way(points: Floats, first: int) -> bool:
         k = first + ((i + 2) & 3)
         dx = points[nonneg(j), 0] - points[nonneg(first + i), 0]
         dy = points[nonneg(j), 1] - points[nonneg(first + i), 1]
-        cross = dx * (points[nonneg(k), 1] - points[nonneg(j), 1]) - dy * (points[nonneg(k), 0] - points[nonneg(j), 0])
+        cross = dx * (points[nonneg(k), 1] - points[nonneg(j), 1]) - dy * (
+            points[nonneg(k), 0] - points[nonneg(j), 0]
+        )
         turns += int(cross > 0.0) - int(cross < 0.0)
     return turns == 4 or turns == -4
 
@@ -101,7 +103,9 @@ def measure_shapes(
         right = bottom = -np.inf
         nothing = 0.0
         for i in range(first, last):
-            nothing += (points[nonneg(i), 0] - points[nonneg(i), 0]) + (points[nonneg(i), 1] - points[nonneg(i), 1])
+            nothing += (points[nonneg(i), 0] - points[nonneg(i), 0]) + (
+                points[nonneg(i), 1] - points[nonneg(i), 1]
+            )
             x = np.trunc(points[nonneg(i), 0]) if snaps else points[nonneg(i), 0]
             y = np.trunc(points[nonneg(i), 1]) if snaps else points[nonneg(i), 1]
             rings[nonneg(i), 0] = x

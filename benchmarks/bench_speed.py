@@ -12,6 +12,8 @@ from cleval_tm import CLEvalMetric, CLEvalRules, compat
 from cleval_tm.lightning import CLEvalEvaluator
 
 BATCH = 16
+# A busy neighbour slows this machine by a third for seconds at a time. So that it does not decide a ratio, what takes
+# milliseconds is measured for as long as its peer, which takes seconds.
 
 
 def batches(count):
@@ -28,7 +30,7 @@ def test_korean_documents_in_batches(benchmark, note, korean_documents):
             metric.update(preds[batch], targets[batch])
 
     run()
-    benchmark.pedantic(run, rounds=200, warmup_rounds=2)  # the median of some seconds, as the peer's is
+    benchmark.pedantic(run, rounds=1500, warmup_rounds=2)
     assert metric.compute_counts()["det_tp"] == 46218
     note("CLEvalMetric.update, batches of 16", "Korean documents, batches of 16")
 
@@ -43,7 +45,7 @@ def test_korean_documents_one_by_one(benchmark, note, korean_documents):
             metric.update(pred["polygons"], target["polygons"], pred["texts"], target["texts"])
 
     run()
-    benchmark.pedantic(run, rounds=100, warmup_rounds=2)
+    benchmark.pedantic(run, rounds=500, warmup_rounds=2)
     note("compat.CLEvalMetric.update, one image a call", "Korean documents, one image a call")
 
 
@@ -79,7 +81,7 @@ def test_curved_text(benchmark, note, total_text):
             metric.update(preds[batch], targets[batch])
 
     run()
-    benchmark.pedantic(run, rounds=20, warmup_rounds=2)
+    benchmark.pedantic(run, rounds=100, warmup_rounds=2)
     note("CLEvalMetric.update, batches of 16", "TotalText polygons, batches of 16")
 
 

@@ -81,6 +81,9 @@ if config.DISABLE_JIT:
         """The number of the lowest bit that is set in an integer other than 0."""
         return (bits & -bits).bit_length() - 1
 
+    def prefetch(address: int) -> None:
+        """Let the processor fetch what is at an address meanwhile; nothing need be there."""
+
 else:
 
     @intrinsic  # type: ignore[untyped-decorator]
@@ -91,6 +94,20 @@ else:
             return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
         return types.int64(types.int64), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def prefetch(typingctx: Any, address: Any) -> Any:
+        """Let the processor fetch what is at an address (int64) meanwhile; nothing need be there."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+            of = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], of)
+            to_read, keep, as_data = flag(0), flag(3), flag(1)
+            builder.call(function, [builder.inttoptr(arguments[0], pointer), to_read, keep, as_data])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), generate
 
 
 nonneg = np.uint64

@@ -9,15 +9,25 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from cleval_tm.kernels._jit import Bools, Ints, Letters, kernel_on_objects, python_api
+from cleval_tm.kernels._jit import Bools, Ints, Letters, inner, kernel_on_objects, prefetch, python_api
 from cleval_tm.kernels.candidates import longer
 
 HASH = ord("#")
+CACHE_LINE = 64
 
 list_item = python_api("PyList_GetItem", types.intp, types.intp, types.intp)
 text_length = python_api("PyUnicode_GetLength", types.intp, types.intp)
 copy_letters = python_api("PyUnicode_AsUCS4", types.intp, types.intp, types.intp, types.intp, types.intc)
 clear_error = python_api("PyErr_Clear", types.void)
+
+
+@inner
+def call_up(texts: int, n: int) -> None:
+    """Let a list's texts, which lie anywhere in memory, come while another list is read; long ones in part."""
+    for at in range(n):
+        text = list_item(texts, at)
+        prefetch(text)
+        prefetch(text + CACHE_LINE)
 
 
 @kernel_on_objects
@@ -40,8 +50,12 @@ def read_texts(
     letter_start[0] = 0
     read = 0
     hashes = 0
+    if len(lists) > 0:
+        call_up(lists[0], list_start[1])
     for i in range(len(lists)):
-        # All lengths first: the processor then waits for many texts at once to come from memory.
+        if i + 1 < len(lists):
+            call_up(lists[i + 1], list_start[i + 2] - list_start[i + 1])
+        # All lengths first: they too are waited for together.
         first = read
         for at in range(list_start[i + 1] - list_start[i]):
             text = list_item(lists[i], at)

@@ -24,6 +24,7 @@ from cleval_tm.kernels.measure import (
     edges_of_rings,
     inspect_rings,
     measure_shapes,
+    snap_points,
 )
 from cleval_tm.kernels.remainders import take_out_words
 
@@ -58,7 +59,8 @@ class Shapes:
         self.ring_start = ring_start
         self.style = style
         n = len(style)
-        self.rings = np.empty(points.shape)
+        rings = np.empty(points.shape)
+        self.rings = rings if snap_points(points, ring_start, style, rings) else points
         self.kind = np.empty(n, np.uint8)
         self.bounds = np.empty((n, 4))
         self.area = np.empty(n)
@@ -68,9 +70,7 @@ class Shapes:
         )
         self.region = np.empty(n, np.int64)
         self.edges, self.region_start = _NO_EDGES, _NO_REGIONS
-        worst = measure_shapes(
-            points, ring_start, style, self.rings, self.kind, self.bounds, self.area, self.region
-        )
+        worst = measure_shapes(self.rings, ring_start, style, self.kind, self.bounds, self.area, self.region)
         self.finite = worst != NOT_FINITE
         if self.finite and worst > CONVEX:
             inspect_rings(self.rings, ring_start, self.area, self.kind)

@@ -108,7 +108,13 @@ def test_each_kernel_has_one_signature():
     from cleval_tm.kernels.characters import place_characters, pseudo_lengths, rectangle_aspects
     from cleval_tm.kernels.image import count_images
     from cleval_tm.kernels.letters import read_texts
-    from cleval_tm.kernels.measure import edges_of_rings, inspect_rings, measure_shapes, shorter_sides
+    from cleval_tm.kernels.measure import (
+        edges_of_rings,
+        inspect_rings,
+        measure_shapes,
+        shorter_sides,
+        snap_points,
+    )
     from cleval_tm.kernels.remainders import take_out_words
 
     kernels = [
@@ -121,6 +127,7 @@ def test_each_kernel_has_one_signature():
         edges_of_rings,
         inspect_rings,
         measure_shapes,
+        snap_points,
         take_out_words,
         shorter_sides,
     ]

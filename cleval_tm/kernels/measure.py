@@ -73,21 +73,38 @@ def is_upright(points: Floats, first: int) -> bool:
 
 
 @kernel
+def snap_points(points: Floats, ring_start: Ints, style: Bytes, snapped: Floats) -> bool:
+    """Truncate the points of shapes whose style asks for it.
+
+    Args:
+        points, ring_start, style: see :class:`ShapeArrays`.
+        snapped: (P, 2) float64, filled with all points, unless none of them changes.
+
+    Returns:
+        whether any changes. Most pages have whole numbers: then there is less to write and to read again.
+    """
+    whole = True
+    for i in range(len(points)):
+        whole &= (points[i, 0] == np.trunc(points[i, 0])) & (points[i, 1] == np.trunc(points[i, 1]))
+    if whole:
+        return False
+    for s in range(len(style)):
+        snaps = style[s] == QUAD or style[s] == SNAPPED
+        for i in range(ring_start[s], ring_start[s + 1]):
+            for axis in range(2):
+                snapped[i, axis] = np.trunc(points[i, axis]) if snaps else points[i, axis]
+    return True
+
+
+@kernel
 def measure_shapes(
-    points: Floats,
-    ring_start: Ints,
-    style: Bytes,
-    rings: Floats,
-    kind: Bytes,
-    bounds: Floats,
-    area: Floats,
-    region: Ints,
+    rings: Floats, ring_start: Ints, style: Bytes, kind: Bytes, bounds: Floats, area: Floats, region: Ints
 ) -> int:
     """Measure many shapes.
 
     Args:
-        points, ring_start, style: see :class:`ShapeArrays`.
-        rings, kind, bounds, area: likewise, filled.
+        rings, ring_start, style: see :class:`ShapeArrays`.
+        kind, bounds, area: likewise, filled.
         region: likewise, filled with -1: no shape has one yet.
 
     Returns:
@@ -97,19 +114,14 @@ def measure_shapes(
     for s in range(len(style)):
         first = ring_start[s]
         last = ring_start[s + 1]
-        snaps = style[s] == QUAD or style[s] == SNAPPED
         region[s] = -1
         left = top = np.inf
         right = bottom = -np.inf
         nothing = 0.0
         for i in range(first, last):
-            nothing += (points[nonneg(i), 0] - points[nonneg(i), 0]) + (
-                points[nonneg(i), 1] - points[nonneg(i), 1]
-            )
-            x = np.trunc(points[nonneg(i), 0]) if snaps else points[nonneg(i), 0]
-            y = np.trunc(points[nonneg(i), 1]) if snaps else points[nonneg(i), 1]
-            rings[nonneg(i), 0] = x
-            rings[nonneg(i), 1] = y
+            x = rings[nonneg(i), 0]
+            y = rings[nonneg(i), 1]
+            nothing += (x - x) + (y - y)
             left = min(left, x)
             right = max(right, x)
             top = min(top, y)

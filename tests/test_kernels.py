@@ -259,8 +259,8 @@ def test_the_core_of_a_quad_holds_no_point_that_the_quad_does_not():
 def found_among(boxes, asked):
     """The boxes found for each row of those asked for, -1 behind each row's."""
     tree, level_start, indices, grid = build_tree(boxes)
-    nodes = np.empty(len(boxes) + 1, np.int64)
-    found = np.empty(len(boxes) + 1, np.int64)
+    nodes = np.empty(len(boxes), np.int64)
+    found = np.empty(len(boxes), np.int64)
     rows = np.full((len(asked), len(boxes) + 1), -1)
     for i in range(len(asked)):
         box = asked_for(asked[i, 0], asked[i, 1], asked[i, 2], asked[i, 3], grid)

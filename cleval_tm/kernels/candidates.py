@@ -194,7 +194,7 @@ def query_tree(tree: Ints, level_start: Ints, indices: Ints, asked: int, nodes: 
     Args:
         tree, level_start, indices: see :func:`build_tree`.
         asked: see :func:`asked_for`.
-        nodes, found: scratch (n + 1,) int64 for n boxes; ``found`` is filled with indices of boxes.
+        nodes, found: scratch (n,) int64 for n boxes; ``found`` is filled with indices of boxes.
 
     Returns:
         how many were found.
@@ -209,10 +209,10 @@ def query_tree(tree: Ints, level_start: Ints, indices: Ints, asked: int, nodes: 
         size = 0
         for i in range(parents):
             first = FANOUT * nodes[i]
-            start = np.uint64(level_start[level] + first)  # unsigned: an index that needs no look at its sign
+            start = level_start[level] + first
             meets = 0
             for child in range(FANOUT):
-                meets |= int(not_larger(tree[start + np.uint64(child)], asked) == GUARDS) << child
+                meets |= int(not_larger(tree[nonneg(start + child)], asked) == GUARDS) << child
             while meets != 0:
                 found[size] = first + lowest_bit(meets)
                 size += 1
@@ -322,8 +322,8 @@ def find_candidates(
         gt_last = gt_start[gt_image[image] + 1]
         boxes = reach_of_words(gt_bounds, char_start, centres, ever_ignored, gt_first, gt_last, whole)
         tree, level_start, indices, grid = build_tree(boxes)
-        nodes = np.empty(len(boxes) + 1, np.int64)
-        found = np.empty(len(boxes) + 1, np.int64)
+        nodes = np.empty(len(boxes), np.int64)
+        found = np.empty(len(boxes), np.int64)
         for d in range(det_start[image], det_start[image + 1]):
             asked = asked_for(bounds[d, 0], bounds[d, 1], bounds[d, 2], bounds[d, 3], grid)
             n = query_tree(tree, level_start, indices, asked, nodes, found)

@@ -144,11 +144,11 @@ def find_pairs(
         # Of a box, left and top belong to it, right and bottom do not. Others are looked at more closely below.
         x_end = right if is_box else right + 1.0
         y_end = bottom if is_box else bottom + 1.0
+        # Of all characters in a box, and of those in the core of another closed ring, nothing more is to be asked.
         core_left, core_top, core_right, core_bottom = -np.inf, -np.inf, np.inf, np.inf
         if not is_box:
-            core_left, core_top, core_right, core_bottom = core_of(
-                rings, ring_start[d], ring_start[d] if is_open else ring_start[d + 1]
-            )
+            end = ring_start[d] if is_open else ring_start[d + 1]
+            core_left, core_top, core_right, core_bottom = core_of(rings, ring_start[d], end)
         edges = own_edges
         first_edge = 0
         last_edge = ring_start[d + 1] - ring_start[d]

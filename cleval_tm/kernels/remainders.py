@@ -99,8 +99,8 @@ def take_out_words(
         if not some_ignored:
             continue
         tree, level_start, indices, grid = build_tree(bounds[first:last])
-        nodes = np.empty(last - first + 1, np.int64)
-        found = np.empty(last - first + 1, np.int64)
+        nodes = np.empty(last - first, np.int64)
+        found = np.empty(last - first, np.int64)
         others = np.empty(last - first, np.int64)
         place = np.full(last - first, -1)  # where each word stands in ``others``
         room = room_for_edges(shapes.ring_start, first, last)

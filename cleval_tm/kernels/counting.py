@@ -166,15 +166,16 @@ def common_length(
         b_last -= 1
         size += 1
     n = b_last - b_first
-    for j in range(n + 1):
-        row[j] = 0
-    for i in range(a_first, a_last):
-        corner = 0
-        for j in range(n):
-            above = row[j + 1]
-            row[j + 1] = corner + 1 if a[i] == b[b_first + j] else max(above, row[j])
-            corner = above
-    size += row[n]
+    if a_first < a_last and n > 0:
+        for j in range(n + 1):
+            row[j] = 0
+        for i in range(a_first, a_last):
+            corner = 0
+            for j in range(n):
+                above = row[j + 1]
+                row[j + 1] = corner + 1 if a[nonneg(i)] == b[nonneg(b_first + j)] else max(above, row[j])
+                corner = above
+        size += row[n]
     return size
 
 

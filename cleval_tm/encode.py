@@ -262,8 +262,9 @@ def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:
             image = bisect_right(starts, places[start]) - 1
             first, last = starts[image : image + 2]
             end = bisect_left(places, last, start)
-            mine = {place - first for place in places[start:end]}
-            ascends = list(mine) == sorted(mine)
+            ascending = [place - first for place in places[start:end]]
+            mine = set(ascending)
+            ascends = list(mine) == ascending
             # A set of numbers in a row, without less than a quarter of them, ascends.
             if ascends and 4 * len(mine) < last - first:
                 continue
@@ -271,7 +272,7 @@ def _walking_order(image_start: Ints, views: npt.NDArray[np.bool_]) -> Ints:
             if ascends and words == sorted(words):
                 continue
             if not len(order):
-                ascending = np.arange(starts[-1]) - np.repeat(image_start[:-1], np.diff(image_start))
-                order = np.tile(ascending, (len(views), 1))
+                all_ascend = np.arange(starts[-1]) - np.repeat(image_start[:-1], np.diff(image_start))
+                order = np.tile(all_ascend, (len(views), 1))
             order[view, first:last] = [*words, *mine]
     return order

@@ -438,6 +438,7 @@ class CLEvalMetric(Metric):
 
 
 _FEW = 32
+_ARRAYS = (Tensor, np.ndarray)
 _SYNCED = "The metric is synced: `{}` would be lost. Call `unsync` first."
 
 
@@ -449,6 +450,6 @@ def _copied(value: Any) -> Any:
 
 def _as_images(side: Any) -> Any:
     """A batch of polygons in one tensor or array as image dicts; anything else as it is."""
-    if isinstance(side, Tensor | np.ndarray) and side.ndim >= 3:
+    if isinstance(side, _ARRAYS) and side.ndim >= 3:
         return [{"polygons": polygons} for polygons in side]
     return side

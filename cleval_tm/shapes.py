@@ -167,7 +167,8 @@ def remainders_of_ignored(shapes: Shapes, ignored: npt.NDArray[np.bool_]) -> Int
     edges, region_start, hard = take_out_words(
         shapes.arrays(), ignored, remainder, len(shapes.region_start) - 1
     )
-    shapes.add_regions(edges, region_start)
+    if len(region_start) > 1:
+        shapes.add_regions(edges, region_start)
     takers: dict[Reduced, list[int]] = defaultdict(list)
     left_to_do = iter(hard.tolist())
     for view in left_to_do:

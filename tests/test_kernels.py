@@ -272,9 +272,12 @@ def found_among(boxes, asked):
 @pytest.mark.parametrize(
     "n", [0, 1, 7, FANOUT, FANOUT + 1, UNSORTED, UNSORTED + 1, FANOUT * TOP * 10 // 9, 3000]
 )
-def test_the_tree_finds_every_box_that_meets_and_few_others(n):
+@pytest.mark.parametrize("in_lines", [False, True])
+def test_the_tree_finds_every_box_that_meets_and_few_others(n, in_lines):
     rng = np.random.default_rng(n)
     low = rng.uniform(-100, 1000, (n, 2))
+    if in_lines:
+        low = low[np.lexsort((low[:, 0], low[:, 1] // 50))]
     boxes = np.concatenate((low, low + rng.uniform(0, 60, (n, 2))), axis=1)
     boxes[rng.random(n) < 0.1] = (np.inf, np.inf, -np.inf, -np.inf)  # empty ones stay out
     low = rng.uniform(-300, 1200, (20, 2))

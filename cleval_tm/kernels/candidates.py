@@ -22,7 +22,9 @@ nothing, so that all of them are compared at once, without a branch."""
 TOP = 16
 """Most boxes of the top level, which are looked at one by one."""
 UNSORTED = 256
-"""Up to so many boxes stay in the order in which they come: that of a page's words is mostly from line to line."""
+"""Up to so many boxes stay in the order in which they come in any case."""
+SCATTERED = 4
+"""So many times the page is what boxes around groups cover together where the order is no help."""
 BITS = 14
 FIELD = BITS + 1
 LAST_CELL = (1 << BITS) - 1
@@ -131,6 +133,20 @@ def sort_by_place(packed: Ints, indices: Ints, n: int) -> tuple[Ints, Ints]:
 
 
 @inner
+def are_scattered(packed: Ints, n: int) -> bool:
+    """Whether the boxes around groups of n packed boxes cover the page many times: in reading order they do not."""
+    covered = 0
+    for group in range(0, n, FANOUT):
+        box = packed[group]
+        for at in range(group + 1, min(group + FANOUT, n)):
+            box = around(box, packed[at])
+        width = LAST_CELL - (box & LAST_CELL) - ((box >> 2 * FIELD) & LAST_CELL)
+        height = LAST_CELL - ((box >> FIELD) & LAST_CELL) - (box >> 3 * FIELD)
+        covered += (width + 1) * (height + 1)
+    return covered > SCATTERED * (LAST_CELL + 1) * (LAST_CELL + 1)
+
+
+@inner
 def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, float, float]]:
     """Packed boxes, the boxes around groups of 64 of them, around groups of those, and so on up to a few.
 
@@ -155,7 +171,7 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, flo
             )
             indices[n] = i
             n += 1
-    if n > UNSORTED:
+    if n > UNSORTED and are_scattered(packed, n):
         packed, indices = sort_by_place(packed, indices, n)
     levels = 1
     size = n

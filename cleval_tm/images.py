@@ -21,7 +21,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 IGNORED_TEXT = "###"
-_LISTS = (list, tuple)
 _POLYGON_STYLE = {"v2023": POLYGON, "v2020": TRUNCATED, "upstage": SNAPPED}
 _BOX_CORNERS = [0, 1, 2, 1, 2, 3, 0, 3]
 _labels: dict[Any, int] = {}
@@ -246,12 +245,12 @@ class Columns:
         lengths: int | Ints = 4
         if boxes is not None:
             points = self._corners_of(i, boxes)
-        elif isinstance(polygons, _LISTS) or (
-            isinstance(polygons, np.ndarray) and polygons.dtype.kind == "O"
-        ):
+        elif isinstance(polygons, np.ndarray) and polygons.dtype.kind != "O":
+            points, lengths = self._points_of_array(i, polygons)
+        elif isinstance(polygons, np.ndarray | list | tuple):
             points, lengths, are_quads = self._points_of_list(i, polygons)
         else:
-            points, lengths = self._points_of_array(i, polygons)
+            points, lengths = self._points_of_array(i, as_array(polygons))
         return points, lengths, are_quads if box_type is None else box_type != "poly"
 
     def _corners_of(self, i: int, boxes: Any) -> npt.NDArray[Any]:
@@ -276,9 +275,8 @@ class Columns:
             )
         return array[:, _BOX_CORNERS].reshape(-1, 2)
 
-    def _points_of_array(self, i: int, polygons: Any) -> tuple[npt.NDArray[Any], int | Ints]:
-        """Polygons of an array or tensor (N, 8) or (N, P, 2)."""
-        array = as_array(polygons)
+    def _points_of_array(self, i: int, array: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], int | Ints]:
+        """Polygons of an array (N, 8) or (N, P, 2)."""
         if array.dtype.kind not in "iufb":
             raise ValueError(
                 f"Expected {self.where(i)}['polygons'] to be numbers but got an array of {array.dtype}"

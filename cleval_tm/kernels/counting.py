@@ -22,13 +22,21 @@ DIAGONAL, UP, LEFT = range(3)
 
 @inner
 def count_claims(
-    relation: Bytes, pairs: Pairs, char_start: Ints, gt_first: int, claims: Ints
+    relation: Bytes,
+    pairs: Pairs,
+    gt_matches: Ints,
+    char_start: Ints,
+    gt_first: int,
+    claims: Ints,
+    whole: bool,
 ) -> tuple[int, int]:
     """Count for each character of an image's words how many matched detections contain it.
 
     Args:
+        gt_matches: (n_gt,) int64, see :func:`count_matches`.
         char_start: (S + 1,) int64 of all words, ``gt_first`` the image's first.
         claims: (C,) int64 zeros, filled; the first is the first character of the image.
+        whole: fill all of ``claims``; else only where several detections claim.
 
     Returns:
         (hits in matched pairs, characters claimed at least once).
@@ -41,6 +49,9 @@ def count_claims(
         if relation[p] == 0:
             continue
         total += rows[p, HIT_COUNT]
+        if gt_matches[nonneg(rows[p, GT])] == 1 and not whole:
+            first_claims += rows[p, HIT_COUNT]
+            continue
         at = char_start[gt_first + rows[p, GT]] - char_start[gt_first] - rows[p, HIT_START]
         for hit in range(rows[p, HIT_START], rows[p + 1, HIT_START]):
             first_claims += hits[nonneg(hit)] > claims[nonneg(at + hit)]

@@ -153,8 +153,10 @@ def count_images(
             )
             relation = relate(ignored, det_ignored, pairs, size, ap, threshold, options.ap_constraint)
             claims = np.zeros(char_start[gt_last] - char_start[gt_first], np.int64)
-            contained, first_claims = count_claims(relation, pairs, char_start, gt_first, claims)
             gt_matches = count_matches(relation, pairs.rows, GT, n_gt)
+            contained, first_claims = count_claims(
+                relation, pairs, gt_matches, char_start, gt_first, claims, whole
+            )
             det_matches = count_matches(relation, pairs.rows, DET, n_det)
             count_words(words, view, gt_first, gt_matches, row)
             count_detections(detections, det_first, det_matches, det_ignored, options, row)

@@ -106,10 +106,10 @@ def is_surely_wide(points: Floats, first: int, by_height: bool, threshold: float
 
     A side is no shorter than along x, and no longer than along x and y together.
     """
-    a, b, c, d = first, first + 1, first + 2, first + 3
-    hor = abs(points[nonneg(b), 0] - points[nonneg(a), 0]) + abs(points[nonneg(d), 0] - points[nonneg(c), 0])
-    ver = abs(points[nonneg(d), 0] - points[nonneg(a), 0]) + abs(points[nonneg(d), 1] - points[nonneg(a), 1])
-    ver += abs(points[nonneg(c), 0] - points[nonneg(b), 0]) + abs(points[nonneg(c), 1] - points[nonneg(b), 1])
+    a, b, c, d = nonneg(first), nonneg(first + 1), nonneg(first + 2), nonneg(first + 3)
+    hor = abs(points[b, 0] - points[a, 0]) + abs(points[d, 0] - points[c, 0])
+    ver = abs(points[d, 0] - points[a, 0]) + abs(points[d, 1] - points[a, 1])
+    ver += abs(points[c, 0] - points[b, 0]) + abs(points[c, 1] - points[b, 1])
     least, most = (threshold * hor, ver) if by_height else (hor, threshold * ver)
     wide: bool = least > 1.001 * most + 1e-3 * (1.0 + threshold)
     return wide
@@ -119,12 +119,12 @@ def is_surely_wide(points: Floats, first: int, by_height: bool, threshold: float
 def place_on_quad(points: Floats, first: int, start: int, end: int, vertical: bool, centres: Floats) -> None:
     """Fill columns ``start`` to ``end`` of ``centres`` (2, C) with the centres of the quad in four rows."""
     # Vertical text: the corners are taken one step round.
-    a, b, c, d = (3, 2, 0, 1) if vertical else (0, 3, 1, 2)
+    left, other_left, right, other_right = (3, 2, 0, 1) if vertical else (0, 3, 1, 2)
+    a, b = nonneg(first + left), nonneg(first + other_left)
+    c, d = nonneg(first + right), nonneg(first + other_right)
     for axis in range(2):
-        begin = (points[nonneg(first + a), axis] + points[nonneg(first + b), axis]) / 2.0
-        step = ((points[nonneg(first + c), axis] + points[nonneg(first + d), axis]) / 2.0 - begin) / (
-            end - start
-        )
+        begin = (points[a, axis] + points[b, axis]) / 2.0
+        step = ((points[c, axis] + points[d, axis]) / 2.0 - begin) / (end - start)
         origin = begin + step / 2.0
         for i in range(end - start):
             centres[axis, nonneg(start + i)] = origin + step * i

@@ -46,13 +46,12 @@ def turns_one_way(points: Floats, first: int) -> bool:
     """Whether the quad in four rows turns the same way, by more than nothing, in all its corners."""
     turns = 0
     for i in range(4):
-        j = first + ((i + 1) & 3)
-        k = first + ((i + 2) & 3)
-        dx = points[nonneg(j), 0] - points[nonneg(first + i), 0]
-        dy = points[nonneg(j), 1] - points[nonneg(first + i), 1]
-        cross = dx * (points[nonneg(k), 1] - points[nonneg(j), 1]) - dy * (
-            points[nonneg(k), 0] - points[nonneg(j), 0]
-        )
+        here = nonneg(first + i)
+        j = nonneg(first + ((i + 1) & 3))
+        k = nonneg(first + ((i + 2) & 3))
+        dx = points[j, 0] - points[here, 0]
+        dy = points[j, 1] - points[here, 1]
+        cross = dx * (points[k, 1] - points[j, 1]) - dy * (points[k, 0] - points[j, 0])
         turns += int(cross > 0.0) - int(cross < 0.0)
     return turns == 4 or turns == -4
 
@@ -60,13 +59,14 @@ def turns_one_way(points: Floats, first: int) -> bool:
 @inner
 def is_upright(points: Floats, first: int) -> bool:
     """Whether the quad in four rows has sides along the axes alone, in turn."""
+    a, b, c, d = nonneg(first), nonneg(first + 1), nonneg(first + 2), nonneg(first + 3)
     for axis in range(2):  # of the first side, then of the others
         other = 1 - axis
         if (
-            points[nonneg(first), axis] == points[nonneg(first + 1), axis]
-            and points[nonneg(first + 2), axis] == points[nonneg(first + 3), axis]
-            and points[nonneg(first), other] == points[nonneg(first + 3), other]
-            and points[nonneg(first + 1), other] == points[nonneg(first + 2), other]
+            points[a, axis] == points[b, axis]
+            and points[c, axis] == points[d, axis]
+            and points[a, other] == points[d, other]
+            and points[b, other] == points[c, other]
         ):
             return True
     return False

@@ -98,8 +98,7 @@ class Columns:
             given.append(mine is not None)
             if mine is None:
                 mine = [""] * size
-            elif len(mine) != size:
-                self._must_count(i, "texts", len(mine))
+            self._must_count(i, "texts", len(mine))
             texts.append(mine if type(mine) is list else list(mine))
         if self.kept is not None:
             texts = [
@@ -110,11 +109,8 @@ class Columns:
 
     def letters(self, texts: list[list[str]]) -> Texts:
         """The letters of the shapes' texts, see :func:`cleval_tm.text.letters_of`."""
-        rules = self.rules
         try:
-            if rules.normalization is not None or not rules.case_sensitive:
-                texts = [transformed(mine, rules) for mine in texts]
-            return letters_of(texts, self.image_start, rules)
+            return letters_of(transformed(texts, self.rules), self.image_start, self.rules)
         except (AttributeError, TypeError):
             self._refuse_non_texts(texts)
             raise

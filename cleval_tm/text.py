@@ -19,15 +19,15 @@ _NO_LETTER = -1
 _clusters: dict[str, int] = {}
 
 
-def transformed(texts: list[str], rules: CLEvalRules) -> list[str]:
-    """The texts as the rules compare them: normalised, then upper-cased where case does not count."""
+def transformed(texts: list[list[str]], rules: CLEvalRules) -> list[list[str]]:
+    """Lists of texts as the rules compare them: normalised, then upper-cased where case does not count."""
     if rules.normalization == "width":
         table = _width_table()
-        texts = [text.translate(table) for text in texts]
+        texts = [[text.translate(table) for text in mine] for mine in texts]
     elif rules.normalization is not None:
         form = rules.normalization
-        texts = [unicodedata.normalize(form, text) for text in texts]  # type: ignore[arg-type]
-    return texts if rules.case_sensitive else [text.upper() for text in texts]
+        texts = [[unicodedata.normalize(form, text) for text in mine] for mine in texts]  # type: ignore[arg-type]
+    return texts if rules.case_sensitive else [[text.upper() for text in mine] for mine in texts]
 
 
 class Texts(NamedTuple):

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel, lowest_bit, nonneg
+from cleval_tm.kernels._jit import Bools, Floats, Ints, inner, kernel
+from cleval_tm.kernels._machine import lowest_bit, nonneg
 
 FANOUT = 64
 """Boxes below one of the next level: a bit each of an integer. Levels but the top are filled up with boxes that meet
@@ -133,13 +134,21 @@ def sort_by_place(packed: Ints, indices: Ints, n: int) -> tuple[Ints, Ints]:
 
 
 @inner
+def around_group(packed: Ints, group: int, n: int) -> int:
+    """The box around a group of n packed boxes."""
+    first = FANOUT * group
+    box: int = packed[first]
+    for at in range(first + 1, min(first + FANOUT, n)):
+        box = around(box, packed[at])
+    return box
+
+
+@inner
 def are_scattered(packed: Ints, n: int) -> bool:
     """Whether the boxes around groups of n packed boxes cover the page many times: in reading order they do not."""
     covered = 0
-    for group in range(0, n, FANOUT):
-        box = packed[group]
-        for at in range(group + 1, min(group + FANOUT, n)):
-            box = around(box, packed[at])
+    for group in range((n + FANOUT - 1) // FANOUT):
+        box = around_group(packed, group, n)
         width = LAST_CELL - (box & LAST_CELL) - ((box >> 2 * FIELD) & LAST_CELL)
         height = LAST_CELL - ((box >> FIELD) & LAST_CELL) - (box >> 3 * FIELD)
         covered += (width + 1) * (height + 1)
@@ -193,10 +202,7 @@ def build_tree(boxes: Floats) -> tuple[Ints, Ints, Ints, tuple[float, float, flo
         for at in range(size):
             tree[level_start[level] + at] = packed[at]
         for group in range(groups):
-            box = packed[FANOUT * group]
-            for at in range(FANOUT * group + 1, min(FANOUT * (group + 1), size)):
-                box = around(box, packed[at])
-            packed[group] = box
+            packed[group] = around_group(packed, group, size)
         size = groups
     for at in range(size):
         tree[at] = packed[at]

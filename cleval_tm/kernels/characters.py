@@ -17,7 +17,8 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel, nonneg
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
+from cleval_tm.kernels._machine import nonneg
 from cleval_tm.kernels.geometry import min_area_rectangle
 
 QUAD, POLYGON, TRUNCATED, TRUNCATED_POINTS, SNAPPED = range(5)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bytes, Ints, Letters, inner, nonneg
+from cleval_tm.kernels._jit import Bytes, Ints, Letters, inner
+from cleval_tm.kernels._machine import nonneg
 from cleval_tm.kernels.characters import lengths_of
 from cleval_tm.kernels.matching import (
     DET,

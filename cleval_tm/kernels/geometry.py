@@ -12,7 +12,8 @@ import math
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner, nonneg
+from cleval_tm.kernels._jit import Bytes, Floats, Ints, inner
+from cleval_tm.kernels._machine import nonneg
 
 SIGN = 5
 EDGE_COLUMNS = 6

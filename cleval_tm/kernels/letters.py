@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba.core import types
 
-from cleval_tm.kernels._jit import Bools, Ints, Letters, inner, kernel_on_objects, prefetch, python_api
+from cleval_tm.kernels._jit import Bools, Ints, Letters, inner, kernel_on_objects
+from cleval_tm.kernels._machine import prefetch, python_api
 from cleval_tm.kernels.candidates import longer
 
 HASH = ord("#")
@@ -46,7 +47,7 @@ def read_texts(
         (letters, read, hashes): int32, a 0 behind each text; how many texts came before the first that is no str; how
         many are three hash signs.
     """
-    letters = np.empty(8 * len(is_hashes) + 1, np.int32)
+    letters = np.empty(8 * len(is_hashes) + 1, np.int32)  # enough for most: words have about 5 letters
     letter_start[0] = 0
     read = 0
     hashes = 0

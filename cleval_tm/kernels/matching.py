@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, nonneg
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner
+from cleval_tm.kernels._machine import nonneg
 from cleval_tm.kernels.characters import TRUNCATED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import contains_strictly, core_of, mark_contained, overlap_area, write_edges
 from cleval_tm.kernels.measure import BOX, IRREGULAR, ShapeArrays, edges_of, room_for_edges

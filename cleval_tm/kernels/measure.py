@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel, nonneg
+from cleval_tm.kernels._jit import Bools, Bytes, Floats, Ints, inner, kernel
+from cleval_tm.kernels._machine import nonneg
 from cleval_tm.kernels.characters import QUAD, SNAPPED, TRUNCATED_POINTS
 from cleval_tm.kernels.geometry import (
     EDGE_COLUMNS,
@@ -78,15 +79,18 @@ def snap_points(points: Floats, ring_start: Ints, style: Bytes, snapped: Floats)
 
     Args:
         points, ring_start, style: see :class:`ShapeArrays`.
-        snapped: (P, 2) float64, filled with all points, unless none of them changes.
+        snapped: (P, 2) float64, filled with all points if some may change.
 
     Returns:
-        whether any changes. Most pages have whole numbers: then there is less to write and to read again.
+        whether some may. Most pages have whole numbers: then there is less to write and to read again.
     """
+    some_snap = False
+    for s in range(len(style)):
+        some_snap |= style[s] == QUAD or style[s] == SNAPPED
     whole = True
     for i in range(len(points)):
         whole &= (points[i, 0] == np.trunc(points[i, 0])) & (points[i, 1] == np.trunc(points[i, 1]))
-    if whole:
+    if whole or not some_snap:
         return False
     for s in range(len(style)):
         snaps = style[s] == QUAD or style[s] == SNAPPED
